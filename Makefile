@@ -1,0 +1,46 @@
+# The two commands a newcomer needs: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+ORACLE := .venv-oracle
+BIN := $(VENV)/bin
+
+.PHONY: demo test fast lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/cpuc compile examples/minilm-qa -o artifacts/model.pt --force
+	$(BIN)/cpuc run artifacts/model.pt --input examples/q.json
+
+test: lint $(ORACLE)/.installed
+	$(BIN)/python -m pytest
+
+# Without the tests marked slow.
+fast: lint $(ORACLE)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	# mypy finds packages by folder name, and the package's folder is the repository.
+	mkdir -p build && ln -sfn .. build/cpuc
+	MYPYPATH=build $(BIN)/mypy --no-namespace-packages -p cpuc
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+# The question-answering pipeline that decoding is compared with left transformers in version 5. Version 4.57 lives in
+# an environment of its own, which borrows torch from the first one.
+$(ORACLE)/.installed: $(VENV)/.installed-test
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install --quiet "transformers==4.57.*"
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$($(ORACLE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz_torch.pth"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(ORACLE) build artifacts/*.pt

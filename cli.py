@@ -1,0 +1,324 @@
+"""The command line: parses, calls, prints. Whatever it does, ``import cpuc`` does too.
+
+Nothing heavy is imported before a command needs it: ``cpuc --help`` answers without torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from cpuc.runtime.manifest import Manifest
+
+EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+
+
+class Group(click.Group):
+    """Turns the errors that cpuc raises on purpose into one line on standard error and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        from cpuc.runtime.errors import CpucError
+
+        try:
+            return super().invoke(context)
+        except click.ClickException:
+            raise
+        except (click.exceptions.Exit, click.Abort, SystemExit):
+            raise
+        except BrokenPipeError:
+            # The reader of our output went away, as `head` does; Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(EXIT_FAILED) from None
+        except KeyboardInterrupt:
+            self._fail(context, "interrupted", EXIT_INTERRUPTED)
+        except CpucError as error:
+            self._fail(context, str(error), error.exit_code)
+        except MemoryError:
+            self._fail(context, "out of memory", EXIT_FAILED)
+        except Exception as error:
+            what = str(error).strip().splitlines() or [""]
+            self._fail(context, f"unexpected {type(error).__name__}: {what[0]} (--debug shows where)", EXIT_FAILED)
+
+    @staticmethod
+    def _fail(context: click.Context, message: str, code: int) -> NoReturn:
+        if context.params.get("debug"):
+            raise  # noqa: PLE0704 - called from an except clause
+        click.echo(f"cpuc: {message}", err=True)
+        raise SystemExit(code)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="cpuc", prog_name="cpuc")
+def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
+    """Compile Hugging Face models into self-contained TorchScript files for CPU servers, and answer from them.
+
+    \b
+    cpuc compile bert-base-uncased-squad-v1 -o model.pt
+    cpuc run model.pt --input q.json
+
+    Exit codes: 0 success, 1 an error, 2 wrong usage, 3 the artifact does not agree with the original model,
+    130 interrupted.
+    """
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+
+
+@main.command("compile")
+@click.argument("model")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
+@click.option("--task", help="Such as question-answering. Default: what the model's configuration says.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option("--revision", help="Branch, tag or commit of a model on the Hub.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--verify/--no-verify", default=True, help="Compare the artifact with the original model.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def compile_command(
+    model: str, output: Path, task: str | None, precision: str, revision: str | None, force: bool, verify: bool, as_json: bool
+) -> None:
+    """Compile MODEL into one bundle.
+
+    MODEL is a local folder in Hugging Face layout, a Hub id, or a short name. Models on the Hub come through the usual
+    cache; HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE work as everywhere.
+
+    \b
+    Examples:
+      cpuc compile bert-base-uncased-squad-v1 -o model.pt
+      cpuc compile ./my-model -o model.pt --precision bf16
+      cpuc compile deepset/roberta-base-squad2 --revision v1.0 -o model.pt --force
+    """
+    import cpuc
+
+    with _stages() as report:
+        manifest = cpuc.compile(
+            model,
+            output,
+            task=task,
+            precision=precision,
+            revision=revision,
+            force=force,
+            verify=verify,
+            report=report,
+        )
+    if as_json:
+        click.echo(manifest.to_json(), nl=False)
+    else:
+        click.echo(f"{output}: {manifest.task}, {manifest.architecture}, {precision}, {_megabytes(output.stat().st_size)}")
+        click.echo(f"fused: {_counts(manifest.build.fused)}")
+        if manifest.build.unfused:
+            click.echo(f"unfused: {_counts(manifest.build.unfused)}")
+        click.echo(f"verified: {_proof(manifest)}")
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-i", "--input", "source", required=True, help="JSON, JSON Lines or SQuAD's JSON; - is standard input.")
+@click.option("-o", "--output", default="-", show_default=True, help="Where answers go; - is standard output.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--top-k", type=int, help="Give a list of this many answers to each record.")
+@click.option("--max-seq-length", type=int, help="Tokens in a window.  [default: 384, or what the model allows]")
+@click.option("--doc-stride", type=int, help="Tokens that windows of a long context share.  [default: 128]")
+@click.option("--max-answer-length", type=int, help="Tokens in an answer.  [default: 30]")
+@click.option("--allow-no-answer", is_flag=True, default=None, help="Let the empty answer compete with the others.")
+@click.option("--raw", is_flag=True, help="Named tensors in (.npz or JSON), the model's outputs out.")
+@click.option("--check-digests/--no-check-digests", default=True, help="Compare the bundle with its SHA-256 digests first.")
+def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_digests: bool, **given: Any) -> None:
+    """Answer the records in a file from BUNDLE.
+
+    A record is {"question": ..., "context": ...}, with an "id" if you like. The output has the form of the input: one
+    object, a list, or JSON Lines; SQuAD's own JSON gives a list. Offsets count Unicode characters of your context.
+
+    \b
+    Examples:
+      cpuc run model.pt --input q.json
+      cpuc run model.pt --input questions.jsonl --output answers.jsonl --top-k 3
+      echo '{"question": "Who?", "context": "Ada wrote it."}' | cpuc run model.pt --input -
+      cpuc run model.pt --raw --input tensors.npz --output logits.npz
+    """
+    from cpuc.runtime.bundle import check_writable
+    from cpuc.runtime.errors import InputError
+
+    options = {name: value for name, value in given.items() if value is not None}
+    if raw and options:
+        raise InputError(f"--{next(iter(options)).replace('_', '-')} has no meaning with --raw")
+    if output != "-":
+        check_writable(Path(output), force=force)
+    data = _read(source)
+    result = _run_raw(bundle, source, data, output, check_digests) if raw else _run(bundle, source, data, options, check_digests)
+    _write(output, result, force)
+
+
+def _run(bundle: Path, source: str, data: bytes, options: dict[str, Any], check_digests: bool) -> bytes:
+    from cpuc.runtime import load
+    from cpuc.runtime.records import format_answers, parse_records
+
+    records = parse_records(data, _name(source))
+    model = load(bundle, check_digests=check_digests)
+    with _bar(len(records.values)) as advance:
+        answers = list(model.answers(records.values, records.names, options, advance))
+    return format_answers(answers, records.form).encode()
+
+
+def _run_raw(bundle: Path, source: str, data: bytes, output: str, check_digests: bool) -> bytes:
+    from cpuc.runtime import load
+    from cpuc.runtime.tensors import format_tensors, parse_tensors
+
+    model = load(bundle, check_digests=check_digests)
+    outputs = model.raw(parse_tensors(data, _name(source), model.manifest))
+    return format_tensors(outputs, npz=output.endswith(".npz"))
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Print what BUNDLE says of itself, without loading the model.
+
+    \b
+    Examples:
+      cpuc inspect model.pt
+      cpuc inspect model.pt --json | jq .proof
+    """
+    from cpuc.runtime.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    if as_json:
+        click.echo(opened.manifest.to_json(), nl=False)
+        return
+    for title, rows in _describe(opened.manifest, bundle.stat().st_size):
+        click.echo(title)
+        for name, value in rows:
+            click.echo(f"  {name:<14}{value}")
+
+
+def _describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The manifest for a person: titles, each with rows of a name and a value."""
+    source, build = manifest.source, manifest.build
+    what = [
+        ("task", manifest.task),
+        ("architecture", manifest.architecture),
+        ("source", source.id + (f" at {source.revision}" if source.revision else "")),
+        ("licence", source.license or "not stated"),
+        ("weights", source.weights),
+        ("format", f"{manifest.format_version}, written by cpuc {manifest.cpuc_version}"),
+        ("size", _megabytes(size)),
+    ]
+    axes = [
+        (name, f"at least {axis.minimum}" + ("" if axis.maximum is None else f", at most {axis.maximum}"))
+        for name, axis in manifest.axes.items()
+    ]
+    tensors = [
+        (spec.name, f"{spec.dtype} {_shape(spec.shape)}" + ("" if spec.maximum is None else f", {spec.minimum} to {spec.maximum}"))
+        for spec in manifest.inputs
+    ]
+    results = [(spec.name, f"{spec.dtype} {_shape(spec.shape)}") for spec in manifest.outputs]
+    built = [
+        ("precision", build.precision),
+        ("fuser", f"{build.fuser} {build.ipex}, torch {build.torch}"),
+        ("needs", build.isa),
+        ("fused", _counts(build.fused)),
+        ("unfused", _counts(build.unfused)),
+    ]
+    integrity = [("sha-256", f"{len(manifest.members)} members; checked when the bundle is loaded")]
+    return [
+        ("what it is", what),
+        ("inputs, in order", tensors),
+        ("outputs", results),
+        ("free axes", axes),
+        ("how it was built", built),
+        ("proof", [("", _proof(manifest))]),
+        ("integrity", integrity),
+    ]
+
+
+def _shape(shape: list[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing"
+
+
+def _proof(manifest: Manifest) -> str:
+    proof = manifest.proof
+    if proof is None:
+        return "not verified (--no-verify)"
+    return (
+        f"{proof.inputs} batches against eager fp32: largest difference {proof.max_abs_difference:g}, "
+        f"rms {proof.rms_relative_difference:.2g} of the outputs' size (allowed {proof.tolerance:g}), "
+        f"{proof.answers_equal} of {proof.answers} answers equal"
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else source
+
+
+def _read(source: str) -> bytes:
+    from cpuc.runtime.errors import InputError
+
+    if source == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(source).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{source}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error.strerror}") from None
+
+
+def _write(output: str, data: bytes, force: bool) -> None:
+    from cpuc.runtime.bundle import atomic_write
+    from cpuc.runtime.errors import CpucError
+
+    if output != "-":
+        with atomic_write(output, force=force) as path:
+            path.write_bytes(data)
+        return
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CpucError(f"standard output cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Callable[[str], None]]:
+    """A spinner naming the stage, on a terminal; nothing elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: None
+        return
+    with console.status("starting") as status:
+        yield lambda stage: status.update(stage)
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over records, on a terminal and for more than a handful; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal or total < 2:
+        yield lambda count: None
+        return
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("answering", total=total)
+        yield lambda count: progress.advance(task, count)

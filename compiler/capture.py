@@ -1,0 +1,62 @@
+"""Capture: an eager model and example inputs become a frozen TorchScript graph, free in batch and sequence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+Inputs = Mapping[str, np.ndarray]
+
+
+class _Named(torch.nn.Module):
+    """Calls a model by keyword and returns its outputs as float32, both in a fixed order."""
+
+    def __init__(self, model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result: Any = self.model(**dict(zip(self.inputs, tensors, strict=True)), return_dict=True)
+        return tuple(result[name].float() for name in self.outputs)
+
+
+def to_tensors(inputs: Inputs, names: Sequence[str]) -> list[torch.Tensor]:
+    """The arrays as tensors, in the order of `names`."""
+    return [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names]
+
+
+def run_eager(
+    model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], batch: Inputs
+) -> dict[str, np.ndarray]:
+    """The model's own outputs, float32, by name."""
+    with torch.inference_mode():
+        result = _Named(model, inputs, outputs)(*to_tensors(batch, inputs))
+    return {name: tensor.numpy() for name, tensor in zip(outputs, result, strict=True)}
+
+
+def capture(
+    model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], example: Inputs
+) -> torch.jit.ScriptModule:
+    """Trace and freeze.
+
+    Args:
+        model: in evaluation mode, in the precision that the artifact is to have.
+        inputs: names of the arguments, in the order that the graph is to take them.
+        outputs: attributes of the model's result that the graph returns, as float32.
+        example: one batch. It should have several rows and padding, so that no special case is traced.
+
+    Returns:
+        A frozen module whose weights are constants of its graph.
+    """
+    named = _Named(model, inputs, outputs).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        # The tracer warns of every Python value that depends on a shape; verification on other shapes decides.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(named, tuple(to_tensors(example, inputs)), check_trace=False, strict=False)
+        return torch.jit.freeze(traced)

@@ -1,0 +1,110 @@
+"""Fusion: a frozen graph becomes the fused graph that the artifact stores, fused for good at compile time."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cpuc.compiler import rewrites
+from cpuc.compiler.capture import Inputs, to_tensors
+from cpuc.runtime.errors import ModelError
+from cpuc.runtime.libraries import load_ipex
+
+FUSER = "ipex"
+_FUSED = ("ipex::", "ipex_prepack::", "torch_ipex::")
+# Work that a fused operator should have taken over; what is left of it is listed in the manifest.
+_HEAVY = (
+    "aten::_convolution",
+    "aten::addmm",
+    "aten::baddbmm",
+    "aten::bmm",
+    "aten::conv1d",
+    "aten::conv2d",
+    "aten::einsum",
+    "aten::linear",
+    "aten::matmul",
+    "aten::scaled_dot_product_attention",
+    "aten::softmax",
+    "ipex_prepack::linear_prepack",
+)
+# Nodes that tie a graph to shapes it was profiled with; none may be stored.
+_GUARDS = ("prim::TypeCheck", "prim::RequiresGradCheck", "prim::BailOut", "prim::profile", "prim::TensorExprGroup")
+
+
+@dataclass(frozen=True)
+class FusedGraph:
+    """`function` runs the fused graph; the counts are of its nodes, by operator."""
+
+    function: torch.jit.ScriptFunction
+    fused: dict[str, int]
+    unfused: dict[str, int]
+
+
+def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) -> FusedGraph:
+    """Apply our rewrites and IPEX's passes.
+
+    IPEX registers its passes with the JIT's profiling executor, which runs them after one profiled call (they need
+    concrete sizes, which more calls of different sizes would blur); the graph that it executes next is taken out,
+    freed of everything it learnt of shapes, and made a function of its own.
+
+    Args:
+        frozen: what `capture` returned.
+        names: names of the graph's inputs.
+        example: a batch of several rows with padding, of sizes that occur nowhere in the model.
+    """
+    load_ipex()
+    rewrites.apply(frozen.graph)
+    with torch.no_grad(), _profiling(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # IPEX announces the retirement of the pass that it runs
+        for _ in range(2):
+            frozen(*to_tensors(example, names))
+        graph = torch.jit.last_executed_optimized_graph().copy()
+    torch._C._jit_pass_erase_shape_information(graph)
+    _drop_self(graph)
+    for value, name in zip(graph.inputs(), names, strict=True):
+        value.setDebugName(name)
+    kinds = _count(graph)
+    if guards := [kind for kind in _GUARDS if kinds[kind]]:
+        raise ModelError(f"the fused graph still depends on the shapes it was traced with ({guards[0]}): not supported")
+    return FusedGraph(
+        torch._C._create_function_from_graph("forward", graph),
+        fused={kind: n for kind, n in sorted(kinds.items()) if kind.startswith(_FUSED) and kind not in _HEAVY},
+        unfused={kind: n for kind, n in sorted(kinds.items()) if kind in _HEAVY},
+    )
+
+
+@contextlib.contextmanager
+def _profiling() -> Iterator[None]:
+    """The profiling executor as fusion needs it, whatever the process has set: one profiled call, then optimise."""
+    profiling = torch._C._jit_set_profiling_executor(True), torch._C._get_graph_executor_optimize(True)
+    count = torch._C._jit_set_num_profiled_runs(1)
+    expressions = torch._C._jit_texpr_fuser_enabled()
+    torch._C._jit_set_texpr_fuser_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_texpr_fuser_enabled(expressions)
+        torch._C._jit_set_num_profiled_runs(count)
+        torch._C._jit_set_profiling_executor(profiling[0])
+        torch._C._set_graph_executor_optimize(profiling[1])
+
+
+def _drop_self(graph: torch._C.Graph) -> None:
+    module = next(iter(graph.inputs()))
+    if module.uses():
+        raise ModelError("the fused graph still reads attributes of the module: freezing did not reach them")
+    graph.eraseInput(0)
+
+
+def _count(graph: torch._C.Graph | torch._C.Block) -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for node in graph.nodes():
+        kinds[node.kind()] += 1
+        for block in node.blocks():
+            kinds += _count(block)
+    return kinds

@@ -1,0 +1,119 @@
+"""The compile pipeline: one line a stage, each a function from one named type to the next."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from cpuc.compiler.precision import PRECISIONS
+from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
+from cpuc.compiler.tasks import TASKS, select
+from cpuc.runtime import bundle
+from cpuc.runtime.errors import InputError
+from cpuc.runtime.libraries import installed_versions
+from cpuc.runtime.manifest import FORMAT_VERSION, Axis, Build, Manifest, TensorSpec
+from cpuc.runtime.manifest import Source as SourceRecord
+from cpuc.runtime.tasks import load_task
+
+Report = Callable[[str], None]
+
+
+def compile(
+    model: str,
+    output: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    precision: str = "fp32",
+    revision: str | None = None,
+    force: bool = False,
+    verify: bool = True,
+    report: Report = lambda stage: None,
+) -> Manifest:
+    """Compile a Hugging Face model into one bundle.
+
+    Args:
+        model: a local folder, a Hub id or a short name.
+        output: path of the bundle; its folder must exist.
+        task: such as ``question-answering``; by default what the model's configuration says.
+        precision: ``fp32`` or ``bf16``.
+        revision: branch, tag or commit on the Hub.
+        force: replace `output` if it exists.
+        verify: compare the artifact with the original model; without it the manifest's proof is null.
+        report: called with the name of each stage as it begins.
+
+    Returns:
+        The manifest that the bundle holds.
+
+    Raises:
+        ModelError: the model cannot be found, read or compiled.
+        ParityError: the artifact does not agree with the original; nothing is written.
+        CpucError: the output cannot be written.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is not supported; supported: {', '.join(PRECISIONS)}")
+    target = Path(output)
+    bundle.check_writable(target, force=force)
+    report("finding the model")
+    source = resolve(model, revision)
+    task, kind = select(source.id, source.config, task)
+    report("fetching weights")
+    files = snapshot(source)
+    with bundle.atomic_write(target, force=force) as staged:
+        return _build(source, files, task, kind, precision, staged, verify, report)
+
+
+def _build(
+    source: Source, files: Snapshot, task: str, kind: str, precision: str, staged: Path, verify: bool, report: Report
+) -> Manifest:
+    """Every stage after the files are there; writes the finished bundle to `staged`."""
+    report("loading the original model")
+    # These import torch and transformers, which take seconds: an error before this point needs neither.
+    import torch
+
+    from cpuc.compiler.capture import capture, run_eager
+    from cpuc.compiler.fusion import FUSER, fuse
+    from cpuc.compiler.loading import load_original, quiet
+    from cpuc.compiler.verification import compare, make_sample, replay
+
+    chosen = PRECISIONS[precision]
+    original = load_original(source, files, task, kind)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        cpuc_version=importlib.metadata.version("cpuc"),
+        task=task,
+        architecture=kind,
+        source=SourceRecord(source.id, source.revision, source.license, files.weights),
+        axes={"batch": Axis(1, None), "sequence": Axis(1, original.max_length)},
+        inputs=original.inputs,
+        outputs=[TensorSpec(name, "float32", shape) for name, shape in TASKS[task].outputs.items()],
+        preprocessing=original.preprocessing,
+        build=Build(precision, FUSER, **installed_versions(), isa=chosen.isa, fused={}, unfused={}),
+        proof=None,
+    )
+    extra = {"tokenizer.json": original.tokenizer_json}
+    runtime_task = load_task(manifest, extra.__getitem__)
+    sample = make_sample(runtime_task, manifest, TASKS[task].records())
+    inputs, outputs = [spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]
+    batches = [batch for _, batch in sample.batches]
+    with quiet():
+        if verify:
+            report("running the original model")
+            eager = [run_eager(original.model, inputs, outputs, batch) for batch in batches]
+        report("capturing the graph")
+        frozen = capture(original.model.to(getattr(torch, chosen.dtype)), inputs, outputs, batches[-1])
+        report("fusing the graph")
+        fused = fuse(frozen, inputs, batches[-1])
+    manifest = replace(manifest, build=replace(manifest.build, fused=fused.fused, unfused=fused.unfused))
+    report("writing the bundle")
+    buffer = io.BytesIO()
+    torch.jit.save(fused.function, buffer)
+    digests = bundle.stage(staged, buffer.getvalue(), extra)
+    if verify:
+        report("verifying the artifact in a fresh process")
+        artifact = replay(staged, manifest, batches)
+        manifest = replace(manifest, proof=compare(runtime_task, manifest, sample, eager, artifact, chosen.tolerance))
+    return bundle.seal(staged, manifest, digests)

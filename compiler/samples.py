@@ -1,0 +1,42 @@
+"""Built-in sample texts, written for cpuc, on which graphs are traced and verified."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LIGHTHOUSE = (
+    "The lighthouse on the northern cape was lit for the first time in October 1871. Its lamp burned rapeseed oil until "
+    "1902, when the keeper, Ingrid Solberg, persuaded the harbour board to install a petroleum burner."
+)
+_BAKERY = "The bakery opens at six. Rye bread costs 4.20 euros; on Sundays it is sold out by nine."
+_BRIDGE = (
+    "Engineers closed the old suspension bridge after sensors showed that two of its main cables had lost about a fifth "
+    "of their strength. Repairs began in March and were expected to take fourteen months. Until then, traffic was led over "
+    "the railway bridge downstream, where a third lane was laid in eleven nights. The city paid 38 million for the work; "
+    "the rest came from a national fund for infrastructure. A study two years later found that the detour had lengthened "
+    "the average commute by nine minutes, but that a quarter of all commuters had changed to the tram and stayed with it."
+)
+_CAFE = "Zoë's café in Malmö 🥐 serves crème brûlée, smørrebrød and — on request — a naïve little espresso for 3 €."
+_GLACIER = (
+    "Glaciers store about 69 percent of the fresh water on the planet. They form where more snow falls in winter than melts "
+    "in summer: year after year the layers press the lower ones into firn and at last into ice, which begins to flow under "
+    "its own weight. In the valley of the Rhône the ice was once more than a kilometre thick. When it withdrew it left "
+    "behind lakes, polished rock, and boulders that do not belong to the stone on which they lie. Farmers told stories of "
+    "giants to account for them; it was not before the 1830s that naturalists put forward the idea of an ice age. "
+    "Measurements since then show a clear trend. Of the glaciers that were surveyed in 1900, more than five hundred have "
+    "disappeared, most of them small ones below three thousand metres. The large ones lose between one and three metres of "
+    "thickness a year. Rivers that are fed by them carry more water at first, and then, once the ice has shrunk beyond a "
+    "certain size, less and less in the dry months of late summer, when it is needed most."
+)
+
+
+def questions() -> list[dict[str, Any]]:
+    """Records for question answering, from a dozen tokens to several windows of 384."""
+    return [
+        {"question": "When does the bakery open?", "context": _BAKERY},
+        {"question": "Who was the keeper of the lighthouse?", "context": _LIGHTHOUSE},
+        {"question": "How much is an espresso at Zoë's?", "context": _CAFE},
+        {"question": "How long were the repairs expected to take?", "context": _BRIDGE},
+        {"question": "When was the idea of an ice age put forward?", "context": _GLACIER},
+        {"question": "Who persuaded the harbour board?", "context": f"{_GLACIER} {_BRIDGE} {_LIGHTHOUSE} {_BAKERY}"},
+    ]

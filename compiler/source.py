@@ -1,0 +1,209 @@
+"""Where a model comes from: a local folder, a Hub id, or a short name; brought to one local folder."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpuc.compiler import names
+from cpuc.runtime.errors import ModelError
+
+CONFIG = "config.json"
+# Everything but the weights that a compile may need; small, and nothing that is executed.
+SIDE_FILES = (
+    "README.md",
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+# In order of preference; an index names the shards.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files. `fetch` makes a file local and returns its path, or None if the model does not have it."""
+
+    id: str
+    revision: str | None
+    config: dict[str, Any]
+    fetch: Callable[[str], Path | None]
+
+    @property
+    def license(self) -> str | None:
+        """The licence that the model card's metadata names, or None."""
+        from huggingface_hub import metadata_load
+
+        card = self.fetch("README.md")
+        if card is None:
+            return None
+        try:
+            metadata = metadata_load(card) or {}
+        except Exception:  # a card is prose by anybody; its YAML may be broken in any way
+            return None
+        value = metadata.get("license_name") if metadata.get("license") == "other" else metadata.get("license")
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value) if value else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A folder that holds all of a model's files; `weights` is the file (or index) that was chosen in it."""
+
+    folder: Path
+    weights: str
+
+
+def resolve(name: str, revision: str | None = None) -> Source:
+    """Find the model and read its configuration; weights are not downloaded yet.
+
+    Args:
+        name: a local folder, a Hub id such as ``deepset/roberta-base-squad2``, or a short name.
+        revision: a branch, tag or commit of the Hub repository.
+
+    Raises:
+        ModelError: nothing of that name, no access, no connection, or a broken ``config.json``.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(f"{name}: --revision is for models on the Hub, this is a local folder")
+        return _local(folder)
+    if folder.exists():
+        raise ModelError(f"{name}: is a file; give the folder that holds config.json and the weights")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        raise ModelError(f"{name or '(empty name)'}: no such folder")
+    return _hub(name, names.hub_id(name) or name, revision)
+
+
+def _local(folder: Path) -> Source:
+    def fetch(file: str) -> Path | None:
+        return folder / file if (folder / file).is_file() else None
+
+    return Source(folder.resolve().name, None, _read_config(str(folder), fetch(CONFIG)), fetch)
+
+
+def _read_config(name: str, path: Path | None) -> dict[str, Any]:
+    if path is None:
+        raise ModelError(f"{name}: has no {CONFIG}; give a folder or repository in Hugging Face layout")
+    return _read_json(name, path)
+
+
+def _read_json(name: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name}: {path.name} is not valid JSON ({error})") from None
+    except OSError as error:
+        raise ModelError(f"{name}: {path.name} cannot be read: {error.strerror}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{name}: {path.name} holds no object")
+    return value
+
+
+def _hub(name: str, repository: str, revision: str | None) -> Source:
+    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, RevisionNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+
+    def download(file: str, commit: str | None) -> Path:
+        try:
+            return Path(hf_hub_download(repository, file, revision=commit))
+        except (EntryNotFoundError, RevisionNotFoundError):
+            raise
+        except (HTTPError, HFValidationError, OSError, ValueError) as error:
+            raise _explain(name, repository, revision, file, error) from error
+
+    try:
+        path = download(CONFIG, revision)
+    except EntryNotFoundError as error:
+        raise _explain(name, repository, revision, CONFIG, error) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{name}: {repository} has no revision {revision!r}") from error
+    # The cache names a snapshot's folder by its commit, to which all other files are pinned.
+    commit, cached = path.parent.name, path.parent
+    try:
+        siblings = HfApi().model_info(repository, revision=commit).siblings or []
+        available = {sibling.rfilename for sibling in siblings}
+    except (HTTPError, OSError):  # offline: what is in the cache is what there is
+        available = {str(file.relative_to(cached)) for file in cached.rglob("*") if file.is_file()}
+
+    def fetch(file: str) -> Path | None:
+        return download(file, commit) if file in available else None
+
+    return Source(repository, commit, _read_config(repository, path), fetch)
+
+
+def _explain(name: str, repository: str, revision: str | None, file: str, error: Exception) -> ModelError:
+    """What the Hub client's error means to a user who asked for `name`."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    tried = f"{name!r}" if name == repository else f"{name!r} (short for {repository!r})"
+    if isinstance(error, GatedRepoError):
+        return ModelError(f"{tried} is gated: accept its terms on the Hub, then log in with 'hf auth login' or set HF_TOKEN")
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+        close = difflib.get_close_matches(name, names.all_names(), 3, 0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        return ModelError(
+            f"{tried} was tried as a local folder, as a short name and as a Hub repository, and is none of them; {hint}"
+            "If the repository is private, log in with 'hf auth login' or set HF_TOKEN. "
+            f"Short names: {', '.join(names.all_names())}"
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        at = f" at revision {revision!r}" if revision else ""
+        if constants.HF_HUB_OFFLINE:
+            return ModelError(f"{tried}{at}: {file} is not in the cache, and HF_HUB_OFFLINE forbids to download it")
+        return ModelError(f"{tried}{at}: the Hub at {constants.ENDPOINT} cannot be reached and {file} is not in the cache")
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+        if status == 404:
+            return ModelError(f"{tried}: the repository has no {file}")
+        return ModelError(f"{tried}: the Hub answered {status} for {file}; try again, or check your access (HF_TOKEN)")
+    return ModelError(f"{tried}: downloading {file} failed: {str(error).splitlines()[0]}; try again, what came is kept")
+
+
+def snapshot(source: Source) -> Snapshot:
+    """Make all needed files local. Raises ModelError if there are no weights, or shards are missing."""
+    for file in SIDE_FILES:
+        source.fetch(file)
+    for weights in WEIGHTS:
+        path = source.fetch(weights)
+        if path is not None:
+            break
+    else:
+        raise ModelError(f"{source.id}: has no weights: none of {', '.join(WEIGHTS)} is there")
+    if weights.endswith(".index.json"):
+        shards = _read_json(source.id, path).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelError(f"{source.id}: {weights} has no weight_map")
+        for shard in sorted(set(map(str, shards.values()))):
+            if Path(shard).name != shard or source.fetch(shard) is None:
+                raise ModelError(f"{source.id}: {weights} names {shard!r}, which is not there")
+    return Snapshot(path.parent, weights)

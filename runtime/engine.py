@@ -1,0 +1,163 @@
+"""The engine: loads a bundle's fused graph and runs it on named tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cpuc.runtime.bundle import Bundle
+from cpuc.runtime.errors import BundleError, InputError
+from cpuc.runtime.libraries import installed_versions, load_ipex
+from cpuc.runtime.manifest import Manifest, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+# In rising order, as torch.backends.cpu.get_cpu_capability names them.
+CAPABILITIES = ("NO AVX", "DEFAULT", "AVX2", "AVX512")
+
+
+class Engine:
+    """A loaded artifact. Calls may come from several threads.
+
+    Args:
+        bundle: what ``open_bundle`` returned.
+        check_digests: compare every member with its SHA-256 first. Leave it on unless the file was verified otherwise.
+
+    Raises:
+        BundleError: the bundle is damaged, or was made for other versions or another CPU.
+    """
+
+    def __init__(self, bundle: Bundle, *, check_digests: bool = True) -> None:
+        self.manifest = bundle.manifest
+        check_versions(bundle)
+        if check_digests:
+            verified = _Background(bundle.check_digests)
+        import torch  # takes seconds: the digests are checked meanwhile
+
+        load_ipex()
+        check_cpu(bundle)
+        if check_digests:
+            verified.result()
+        try:
+            self._module = torch.jit.load(str(bundle.path), map_location="cpu")
+        except RuntimeError as error:
+            raise BundleError(f"{bundle.path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Run the smallest input, so that thread pools and the execution plan exist before the first request."""
+        import torch
+
+        sizes = {name: axis.minimum for name, axis in self.manifest.axes.items()}
+        shapes = {spec.name: [sizes.get(str(size), size) for size in spec.shape] for spec in self.manifest.inputs}
+        self(
+            {
+                spec.name: torch.full(shapes[spec.name], spec.minimum or 0, dtype=getattr(torch, spec.dtype))
+                for spec in self.manifest.inputs
+            }
+        )
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run the graph; `inputs` and the result are named as in the manifest's signature.
+
+        Raises InputError naming the tensor whose name, dtype, shape or values do not fit the signature.
+        """
+        import torch
+
+        check_inputs(self.manifest, inputs)
+        arguments = [inputs[spec.name] for spec in self.manifest.inputs]
+        # The graph is fused already: the JIT's executor would only profile and optimise it again. The flag belongs
+        # to the thread, so it is set around each call.
+        with torch.jit.optimized_execution(False), torch.inference_mode():
+            outputs = self._module(*arguments)
+        return {spec.name: tensor for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)}
+
+
+class _Background:
+    """One call on a thread of its own, whose exception `result` raises."""
+
+    def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
+        self._thread.start()
+
+    def _run(self, function) -> None:  # type: ignore[no-untyped-def]
+        try:
+            function()
+        except BaseException as error:  # handed to the caller of result
+            self._error = error
+
+    def result(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def check_versions(bundle: Bundle) -> None:
+    """Raise BundleError unless torch and IPEX are of the releases the bundle was compiled with.
+
+    The graph names operators and packed weight classes that both may change between releases.
+    """
+    installed = installed_versions()
+    for key, package in (("torch", "torch"), ("ipex", "intel-extension-for-pytorch")):
+        wanted = getattr(bundle.manifest.build, key).split("+")[0]
+        if wanted != installed[key]:
+            raise BundleError(
+                f"{bundle.path}: compiled with {package} {wanted}, but {installed[key]} is installed: "
+                f"pip install {package}=={wanted}, or compile the model again"
+            )
+
+
+def check_cpu(bundle: Bundle) -> None:
+    """Raise BundleError if this CPU lacks instructions that the artifact needs."""
+    import torch
+
+    needed, here = bundle.manifest.build.isa, torch.backends.cpu.get_cpu_capability()
+    if needed not in CAPABILITIES:
+        raise BundleError(f"{bundle.path}: needs CPU capability {needed!r}, which this cpuc does not know: update cpuc")
+    if here not in CAPABILITIES or CAPABILITIES.index(here) < CAPABILITIES.index(needed):
+        raise BundleError(
+            f"{bundle.path}: needs a CPU with {needed}, this one offers {here}: "
+            f"compile with another --precision, or run on another machine"
+        )
+
+
+def check_inputs(manifest: Manifest, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Compare `inputs` with the signature: names, dtypes, ranks, sizes of axes and range of values."""
+    names = [spec.name for spec in manifest.inputs]
+    for name in inputs:
+        if name not in names:
+            raise InputError(f"unexpected input {name!r}; the model takes {', '.join(names)}")
+    sizes: dict[str, tuple[int, str]] = {}
+    for spec in manifest.inputs:
+        if spec.name not in inputs:
+            raise InputError(f"input {spec.name!r} is missing; the model takes {', '.join(names)}")
+        _check_tensor(manifest, spec, inputs[spec.name], sizes)
+
+
+def _check_tensor(manifest: Manifest, spec: TensorSpec, tensor: torch.Tensor, sizes: dict[str, tuple[int, str]]) -> None:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype != spec.dtype:
+        raise InputError(f"input {spec.name!r} is {dtype}, expected {spec.dtype}")
+    shape = list(tensor.shape)
+    if len(shape) != len(spec.shape):
+        raise InputError(f"input {spec.name!r} has shape {shape}, expected {spec.shape}")
+    for size, expected in zip(shape, spec.shape, strict=True):
+        if isinstance(expected, int):
+            if size != expected:
+                raise InputError(f"input {spec.name!r} has shape {shape}, expected {spec.shape}")
+            continue
+        axis = manifest.axes[expected]
+        if size < axis.minimum or (axis.maximum is not None and size > axis.maximum):
+            bounds = f"at least {axis.minimum}" + ("" if axis.maximum is None else f" and at most {axis.maximum}")
+            raise InputError(f"input {spec.name!r} has shape {shape}: {expected} is {size}, must be {bounds}")
+        first = sizes.setdefault(expected, (size, spec.name))
+        if first[0] != size:
+            raise InputError(f"inputs {first[1]!r} and {spec.name!r} differ in {expected}: {first[0]} and {size}")
+    if spec.minimum is not None and spec.maximum is not None:
+        low, high = (int(value) for value in tensor.aminmax())
+        if low < spec.minimum or high > spec.maximum:
+            wrong = low if low < spec.minimum else high
+            raise InputError(f"input {spec.name!r} holds {wrong}, must be {spec.minimum} to {spec.maximum}")

@@ -1,0 +1,27 @@
+"""The errors that cpuc raises on purpose, each with the exit code that the command line gives it."""
+
+from __future__ import annotations
+
+
+class CpucError(Exception):
+    """Something the user can act on; the message names what is wrong and what to do about it."""
+
+    exit_code = 1
+
+
+class InputError(CpucError, ValueError):
+    """The data given to the model is not what the model takes."""
+
+
+class BundleError(CpucError):
+    """The file is not a bundle that this installation can run."""
+
+
+class ModelError(CpucError):
+    """The source model cannot be found, read or compiled."""
+
+
+class ParityError(CpucError):
+    """The compiled artifact does not agree with the original model."""
+
+    exit_code = 3

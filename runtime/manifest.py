@@ -1,0 +1,166 @@
+"""The manifest: what a bundle says of itself. This module is its only reader and its only writer.
+
+``docs/format.md`` describes every field for people who write another reader.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from cpuc.runtime.errors import BundleError
+
+FORMAT_VERSION = 1
+# A manifest is a few kilobytes; a reader must not be made to parse more than this.
+MAX_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from. ``id`` is a Hub id or the name of a local folder."""
+
+    id: str
+    revision: str | None
+    license: str | None
+    weights: str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output. ``shape`` holds sizes and the names of free axes (keys of ``Manifest.axes``).
+
+    ``minimum`` and ``maximum`` bound the values of an integer input, ``pad`` is what fills a row up to the
+    length of its batch; all three are null for outputs.
+    """
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+    minimum: int | None = None
+    maximum: int | None = None
+    pad: int | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Bounds of a free axis, both inclusive; ``maximum`` is null where the model sets none."""
+
+    minimum: int
+    maximum: int | None
+
+
+@dataclass(frozen=True)
+class Build:
+    """How the artifact was made and what a machine needs to run it.
+
+    ``isa`` is the lowest CPU capability, as ``torch.backends.cpu.get_cpu_capability`` names it.
+    """
+
+    precision: str
+    fuser: str
+    torch: str
+    ipex: str
+    isa: str
+    fused: dict[str, int]
+    unfused: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Agreement of the artifact, reloaded in a fresh process, with the original model in float32 (eager).
+
+    Differences are over all output values at unpadded positions; ``relative`` ones are divided by the
+    root mean square of the original's values.
+    """
+
+    inputs: int
+    shapes: list[list[int]]
+    max_abs_difference: float
+    mean_abs_difference: float
+    max_relative_difference: float
+    rms_relative_difference: float
+    tolerance: float
+    answers: int
+    answers_equal: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """See ``docs/format.md``. ``proof`` is null for an artifact compiled with ``--no-verify``."""
+
+    format_version: int
+    cpuc_version: str
+    task: str
+    architecture: str
+    source: Source
+    axes: dict[str, Axis]
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    preprocessing: dict[str, Any]
+    build: Build
+    proof: Proof | None
+    members: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The canonical text: keys in schema order, two spaces, one final newline."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Manifest:
+        """Parse and validate. Raises BundleError naming the field that is missing, unknown or of a wrong type."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"manifest.json is not valid JSON: {error}") from None
+        version = raw.get("format_version") if isinstance(raw, dict) else None
+        if type(version) is not int:
+            raise BundleError("manifest.json has no format_version: this file was not written by cpuc")
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"the bundle has format version {version}, this cpuc reads version {FORMAT_VERSION}: "
+                + ("update cpuc" if version > FORMAT_VERSION else "compile the model again")
+            )
+        manifest: Manifest = _decode(Manifest, raw, "manifest.json")
+        free = {size for spec in (*manifest.inputs, *manifest.outputs) for size in spec.shape if isinstance(size, str)}
+        if missing := sorted(free - set(manifest.axes)):
+            raise BundleError(f"manifest.json: axis {missing[0]!r} has no entry in 'axes'")
+        return manifest
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """Check `value` against the annotation `kind` and build it; `where` names the field in errors."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if origin in (types.UnionType, typing.Union):
+        for option in arguments:
+            try:
+                return _decode(option, value, where)
+            except BundleError:
+                if dataclasses.is_dataclass(option) and isinstance(value, dict):
+                    raise
+        raise BundleError(f"{where}: expected {kind}, found {type(value).__name__}")
+    if origin is list and isinstance(value, list):
+        return [_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is Any or kind is float and type(value) in (int, float) or type(value) is kind:
+        return value
+    if kind is type(None) and value is None:
+        return None
+    raise BundleError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {type(value).__name__}")
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise BundleError(f"{where}: expected an object, found {type(value).__name__}")
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(set(value) - set(hints)):
+        raise BundleError(f"{where}: unknown field {unknown[0]!r}")
+    if missing := [name for name in hints if name not in value]:
+        raise BundleError(f"{where}: field {missing[0]!r} is missing")
+    return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})

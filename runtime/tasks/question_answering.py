@@ -1,0 +1,247 @@
+"""Extractive question answering: a question and a context in, spans of the context out.
+
+Windows and decoding give what the question-answering pipeline of transformers 4.57 gave
+(``transformers/pipelines/question_answering.py``; span scores after Chen et al., DrQA, 2017), with one difference:
+a span that ends before it starts, which that pipeline could return with score 0, is never an answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from cpuc.runtime.errors import InputError
+from cpuc.runtime.manifest import Manifest
+from cpuc.runtime.records import reject_surrogates
+from cpuc.runtime.tasks import Row, build_options
+
+MASKED = -10000.0
+DEFAULT_LENGTH, DEFAULT_STRIDE = 384, 128
+
+
+@dataclass(frozen=True)
+class Question:
+    """A record: `id` is whatever the user gave, or None; `where` names it in errors."""
+
+    question: str
+    context: str
+    id: Any = None
+    where: str = "the record"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span: ``context[start:end] == answer``, offsets in Unicode code points, `score` a probability.
+
+    `end` is exclusive. With ``allow_no_answer`` an empty `answer` from 0 to 0 says that there is none.
+    """
+
+    answer: str
+    score: float
+    start: int
+    end: int
+    id: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        return _with_id(self.id, {"answer": self.answer, "score": self.score, "start": self.start, "end": self.end})
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The best answers of one record, best first; what ``top_k`` asks for."""
+
+    answers: list[Answer]
+    id: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        return _with_id(self.id, {"answers": [dataclasses.replace(each, id=None).to_json() for each in self.answers]})
+
+
+def _with_id(identity: Any, record: dict[str, Any]) -> dict[str, Any]:
+    return record if identity is None else {"id": identity, **record}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Lengths are in tokens; None stands for 384 and 128, or less if the model allows less."""
+
+    top_k: int | None = None
+    max_seq_length: int | None = None
+    doc_stride: int | None = None
+    max_answer_length: int = 30
+    allow_no_answer: bool = False
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What decoding needs of one window: per token its character span, word and whether it may be in an answer."""
+
+    offsets: np.ndarray  # [tokens, 2]
+    words: list[int | None]
+    in_context: np.ndarray  # [tokens], bool
+    allowed: np.ndarray  # [tokens], bool: the context, and CLS, whose probability is that of no answer
+
+
+class QuestionAnswering:
+    """See `cpuc.runtime.tasks.Task`."""
+
+    def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json.decode())
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._names = [spec.name for spec in manifest.inputs]
+        self._model_length = manifest.axes["sequence"].maximum
+        self._question_first = manifest.preprocessing["padding_side"] == "right"
+        self._cls_id: int | None = manifest.preprocessing["cls_token_id"]
+
+    def options(self, given: Mapping[str, Any]) -> Options:
+        options: Options = build_options(Options, given, "question-answering")
+        limit = self._model_length
+        length = options.max_seq_length
+        if length is None:
+            length = min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)
+        elif limit is not None and length > limit:
+            raise InputError(f"max_seq_length is {length}, but the model takes at most {limit} tokens")
+        stride = min(DEFAULT_STRIDE, length // 2) if options.doc_stride is None else options.doc_stride
+        for name, value, minimum in (
+            ("top_k", options.top_k, 1),
+            ("max_seq_length", length, 1),
+            ("doc_stride", stride, 0),
+            ("max_answer_length", options.max_answer_length, 1),
+        ):
+            if value is not None and (type(value) is not int or value < minimum):
+                raise InputError(f"{name} is {value!r}, must be a whole number of at least {minimum}")
+        return dataclasses.replace(options, max_seq_length=length, doc_stride=stride)
+
+    def parse(self, value: Any, where: str) -> Question:
+        if isinstance(value, Question):
+            return value
+        if not isinstance(value, dict):
+            raise InputError(f'{where}: expected {{"question": …, "context": …}}, found {type(value).__name__}')
+        if "id" in value:
+            where = f"{where} (id {value['id']!r})"
+        for name in ("question", "context"):
+            if name not in value:
+                raise InputError(f"{where}: field {name!r} is missing")
+            if not isinstance(value[name], str):
+                raise InputError(f"{where}: field {name!r} must be a string, found {type(value[name]).__name__}")
+            if not value[name].strip():
+                raise InputError(f"{where}: field {name!r} is empty")
+            reject_surrogates(value[name], f"{where}: field {name!r}")
+        return Question(value["question"], value["context"], value.get("id"), where)
+
+    def encode(self, record: Question, options: Options) -> list[Row]:
+        first, second = record.question, record.context
+        if not self._question_first:
+            first, second = second, first
+        encoding = self._tokenizer.encode(first, second)
+        side = int(self._question_first)
+        tokens = np.flatnonzero([sequence == side for sequence in encoding.sequence_ids])
+        if not len(tokens):
+            raise InputError(f"{record.where}: field 'context' has no text that the model's tokenizer knows")
+        begin, stop = int(tokens[0]), int(tokens[-1]) + 1
+        ids = np.asarray(encoding.ids, np.int64)
+        types = np.asarray(encoding.type_ids, np.int64)
+        in_context = np.zeros(len(ids), bool)
+        in_context[begin:stop] = True
+        allowed = in_context | (ids == self._cls_id) if self._cls_id is not None else in_context.copy()
+        offsets = np.asarray(encoding.offsets, np.int64)
+        around = np.r_[0:begin], np.r_[stop : len(ids)]
+        rows = []
+        for start, end in self._windows(record, stop - begin, len(ids) - (stop - begin), options):
+            picked = np.concatenate([around[0], np.arange(begin + start, begin + end), around[1]])
+            values = {"input_ids": ids[picked], "token_type_ids": types[picked]}
+            values["attention_mask"] = np.ones_like(picked)
+            words = [encoding.word_ids[i] for i in picked]
+            window = _Window(offsets[picked], words, in_context[picked], allowed[picked])
+            rows.append(Row({name: values[name] for name in self._names}, window))
+        return rows
+
+    def _windows(self, record: Question, context: int, others: int, options: Options) -> list[tuple[int, int]]:
+        """Ranges of context tokens, `others` being the tokens that every window repeats (question and special)."""
+        assert options.max_seq_length is not None and options.doc_stride is not None
+        room = options.max_seq_length - others
+        if context <= room:
+            return [(0, context)]
+        if room <= options.doc_stride:
+            raise InputError(
+                f"{record.where}: the question takes {others} of {options.max_seq_length} tokens, which leaves {max(room, 0)} "
+                f"for the context, no more than the stride of {options.doc_stride}: shorten the question, "
+                "or give a larger --max-seq-length or a smaller --doc-stride"
+            )
+        step = room - options.doc_stride
+        count = -(-(context - room) // step) + 1
+        return [(i * step, min(i * step + room, context)) for i in range(count)]
+
+    def decode(
+        self, record: Question, rows: list[Row], outputs: list[dict[str, np.ndarray]], options: Options
+    ) -> Answer | Answers:
+        found: dict[str, Answer] = {}
+        no_answer = 1.0
+        top_k = options.top_k or 1
+        for row, output in zip(rows, outputs, strict=True):
+            window: _Window = row.context
+            start = _probabilities(output["start_logits"], window.allowed)
+            end = _probabilities(output["end_logits"], window.allowed)
+            no_answer = min(no_answer, float(start[0] * end[0]))
+            allowed = window.allowed.copy()
+            allowed[0] &= window.in_context[0]
+            # Spans that align to the same words become one answer, so more are taken than asked for.
+            for first, last, score in _best_spans(start, end, allowed, options.max_answer_length, top_k * 2 + 10):
+                begin, stop = _characters(window, first, last)
+                text = record.context[begin:stop]
+                known = found.get(text.lower())
+                if known is None:
+                    found[text.lower()] = Answer(text, score, begin, stop, record.id)
+                else:
+                    found[text.lower()] = dataclasses.replace(known, score=known.score + score)
+        answers = list(found.values())
+        if options.allow_no_answer:
+            answers.append(Answer("", no_answer, 0, 0, record.id))
+        answers = sorted(answers, key=lambda answer: answer.score, reverse=True)[:top_k]
+        return answers[0] if options.top_k is None else Answers(answers, record.id)
+
+
+def _probabilities(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Softmax over the allowed positions. Shapes [tokens]; float32."""
+    masked = np.where(allowed, logits, np.float32(MASKED))
+    exponentials = np.exp(masked - masked.max())
+    return np.asarray(exponentials / exponentials.sum())
+
+
+def _best_spans(
+    start: np.ndarray, end: np.ndarray, allowed: np.ndarray, longest: int, count: int
+) -> list[tuple[int, int, float]]:
+    """The `count` best (first token, last token, probability), at most `longest` tokens each, best first."""
+    longest = min(longest, len(start))
+    ends = np.concatenate([end * allowed, np.zeros(longest - 1, end.dtype)])
+    valid_ends = np.concatenate([allowed, np.zeros(longest - 1, bool)])
+    view = np.lib.stride_tricks.sliding_window_view
+    scores = np.where(
+        allowed[:, None] & view(valid_ends, longest), start[:, None] * view(ends, longest), np.float32(-1)
+    ).reshape(-1)
+    best = np.argpartition(-scores, count)[:count] if count < len(scores) else np.arange(len(scores))
+    best = best[np.argsort(-scores[best], kind="stable")]
+    best = best[scores[best] >= 0]
+    return [(int(i // longest), int(i // longest + i % longest), float(scores[i])) for i in best]
+
+
+def _characters(window: _Window, first: int, last: int) -> tuple[int, int]:
+    """Character span of a token span, widened to whole words where the tokenizer knows words."""
+    words = window.words
+    if words[first] is not None and words[last] is not None and window.in_context[first] and window.in_context[last]:
+        while first > 0 and words[first - 1] == words[first] and window.in_context[first - 1]:
+            first -= 1
+        while last + 1 < len(words) and words[last + 1] == words[last] and window.in_context[last + 1]:
+            last += 1
+    return int(window.offsets[first][0]), int(window.offsets[last][1])
+
+
+def load(manifest: Manifest, read: Callable[[str], bytes]) -> QuestionAnswering:
+    """The task of `manifest`, whose extra files `read` gives by name."""
+    return QuestionAnswering(manifest, read("tokenizer.json"))

@@ -1,0 +1,81 @@
+"""Named tensors in and out: ``cpuc run --raw``, for any bundle."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cpuc.runtime.errors import InputError
+from cpuc.runtime.manifest import Manifest
+
+
+def parse_tensors(data: bytes, source: str, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Arrays from a ``.npz`` archive or from a JSON object of nested lists, by name, in the signature's dtypes.
+
+    Raises:
+        InputError: neither of the two, a ragged list, or values that the signature's dtype cannot hold.
+    """
+    arrays = _parse_npz(data, source) if data[:2] == b"PK" else _parse_json(data, source)
+    dtypes = {spec.name: np.dtype(spec.dtype) for spec in manifest.inputs}
+    return {name: _cast(f"{source}: {name!r}", array, dtypes.get(name)) for name, array in arrays.items()}
+
+
+def _parse_npz(data: bytes, source: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{source}: not a readable .npz archive: {error}") from None
+
+
+def _parse_json(data: bytes, source: str) -> dict[str, np.ndarray]:
+    try:
+        value: Any = json.loads(data)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: neither a .npz archive nor UTF-8 JSON (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise InputError(f"{source}: the JSON is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: expected an object of named tensors, found {type(value).__name__}")
+    arrays = {}
+    for name, nested in value.items():
+        try:
+            arrays[name] = np.asarray(nested)
+        except ValueError:
+            raise InputError(f"{source}: {name!r}: rows have different lengths; pad them") from None
+    return arrays
+
+
+def _cast(where: str, array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    if dtype is None or array.dtype == dtype:
+        return array
+    if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise InputError(f"{where} is {array.dtype}, expected {dtype}")
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind == "i" and not np.array_equal(cast, array):
+        raise InputError(f"{where} holds values that {dtype} cannot hold")
+    return cast
+
+
+def format_tensors(outputs: Mapping[str, np.ndarray], *, npz: bool) -> bytes:
+    """A ``.npz`` archive, or one JSON object of nested lists; NaN and infinities become null in JSON."""
+    if npz:
+        buffer = io.BytesIO()
+        np.savez(buffer, **outputs)
+        return buffer.getvalue()
+    lists = {name: _finite(array) for name, array in outputs.items()}
+    return (json.dumps(lists, allow_nan=False) + "\n").encode()
+
+
+def _finite(array: np.ndarray) -> Any:
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    return np.where(np.isfinite(array), array.astype(object), None).tolist()
