@@ -1,9 +1,9 @@
 """cpuc compiles a Hugging Face model into one TorchScript file for CPU servers, and answers from it.
 
-    import cpuc
-    cpuc.compile("bert-base-uncased-squad-v1", "model.pt")
-    model = cpuc.load("model.pt")
-    model({"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}).answer
+import cpuc
+cpuc.compile("bert-base-uncased-squad-v1", "model.pt")
+model = cpuc.load("model.pt")
+model({"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}).answer
 """
 
 from __future__ import annotations

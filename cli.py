@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from cpuc.runtime.manifest import Manifest
+    from cpuc.runtime.manifest import Manifest, TensorSpec
 
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
 
@@ -30,9 +30,9 @@ class Group(click.Group):
         try:
             return super().invoke(context)
         except click.ClickException:
-            raise
+            raise  # from the except clause that called this
         except (click.exceptions.Exit, click.Abort, SystemExit):
-            raise
+            raise  # from the except clause that called this
         except BrokenPipeError:
             # The reader of our output went away, as `head` does; Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +50,7 @@ class Group(click.Group):
     @staticmethod
     def _fail(context: click.Context, message: str, code: int) -> NoReturn:
         if context.params.get("debug"):
-            raise  # noqa: PLE0704 - called from an except clause
+            raise  # from the except clause that called this
         click.echo(f"cpuc: {message}", err=True)
         raise SystemExit(code)
 
@@ -143,7 +143,7 @@ def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_di
       echo '{"question": "Who?", "context": "Ada wrote it."}' | cpuc run model.pt --input -
       cpuc run model.pt --raw --input tensors.npz --output logits.npz
     """
-    from cpuc.runtime.bundle import check_writable
+    from cpuc.runtime.bundle import check_writable, open_bundle
     from cpuc.runtime.errors import InputError
 
     options = {name: value for name, value in given.items() if value is not None}
@@ -151,8 +151,12 @@ def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_di
         raise InputError(f"--{next(iter(options)).replace('_', '-')} has no meaning with --raw")
     if output != "-":
         check_writable(Path(output), force=force)
+    open_bundle(bundle)  # a wrong bundle is told before standard input is waited for
     data = _read(source)
-    result = _run_raw(bundle, source, data, output, check_digests) if raw else _run(bundle, source, data, options, check_digests)
+    if raw:
+        result = _run_raw(bundle, source, data, output, check_digests)
+    else:
+        result = _run(bundle, source, data, options, check_digests)
     _write(output, result, force)
 
 
@@ -196,7 +200,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
     for title, rows in _describe(opened.manifest, bundle.stat().st_size):
         click.echo(title)
         for name, value in rows:
-            click.echo(f"  {name:<14}{value}")
+            click.echo(f"  {name:<16}{value}")
 
 
 def _describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -215,11 +219,8 @@ def _describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, 
         (name, f"at least {axis.minimum}" + ("" if axis.maximum is None else f", at most {axis.maximum}"))
         for name, axis in manifest.axes.items()
     ]
-    tensors = [
-        (spec.name, f"{spec.dtype} {_shape(spec.shape)}" + ("" if spec.maximum is None else f", {spec.minimum} to {spec.maximum}"))
-        for spec in manifest.inputs
-    ]
-    results = [(spec.name, f"{spec.dtype} {_shape(spec.shape)}") for spec in manifest.outputs]
+    inputs = [(spec.name, _tensor(spec)) for spec in manifest.inputs]
+    outputs = [(spec.name, _tensor(spec)) for spec in manifest.outputs]
     built = [
         ("precision", build.precision),
         ("fuser", f"{build.fuser} {build.ipex}, torch {build.torch}"),
@@ -230,8 +231,8 @@ def _describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, 
     integrity = [("sha-256", f"{len(manifest.members)} members; checked when the bundle is loaded")]
     return [
         ("what it is", what),
-        ("inputs, in order", tensors),
-        ("outputs", results),
+        ("inputs, in order", inputs),
+        ("outputs", outputs),
         ("free axes", axes),
         ("how it was built", built),
         ("proof", [("", _proof(manifest))]),
@@ -239,8 +240,9 @@ def _describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, 
     ]
 
 
-def _shape(shape: list[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+def _tensor(spec: TensorSpec) -> str:
+    bounds = "" if spec.maximum is None else f", {spec.minimum} to {spec.maximum}"
+    return f"{spec.dtype} [{', '.join(map(str, spec.shape))}]{bounds}"
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -303,7 +305,7 @@ def _stages() -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda stage: None
+        yield lambda _: None
         return
     with console.status("starting") as status:
         yield lambda stage: status.update(stage)
@@ -317,7 +319,7 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal or total < 2:
-        yield lambda count: None
+        yield lambda _: None
         return
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("answering", total=total)

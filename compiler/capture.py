@@ -31,18 +31,14 @@ def to_tensors(inputs: Inputs, names: Sequence[str]) -> list[torch.Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names]
 
 
-def run_eager(
-    model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], batch: Inputs
-) -> dict[str, np.ndarray]:
+def run_eager(model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], batch: Inputs) -> dict[str, np.ndarray]:
     """The model's own outputs, float32, by name."""
     with torch.inference_mode():
         result = _Named(model, inputs, outputs)(*to_tensors(batch, inputs))
     return {name: tensor.numpy() for name, tensor in zip(outputs, result, strict=True)}
 
 
-def capture(
-    model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], example: Inputs
-) -> torch.jit.ScriptModule:
+def capture(model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], example: Inputs) -> torch.jit.ScriptModule:
     """Trace and freeze.
 
     Args:
@@ -59,4 +55,5 @@ def capture(
         # The tracer warns of every Python value that depends on a shape; verification on other shapes decides.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(named, tuple(to_tensors(example, inputs)), check_trace=False, strict=False)
-        return torch.jit.freeze(traced)
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
+        return frozen

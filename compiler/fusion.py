@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ _GUARDS = ("prim::TypeCheck", "prim::RequiresGradCheck", "prim::BailOut", "prim:
 class FusedGraph:
     """`function` runs the fused graph; the counts are of its nodes, by operator."""
 
-    function: torch.jit.ScriptFunction
+    function: Any
     fused: dict[str, int]
     unfused: dict[str, int]
 
@@ -82,14 +83,15 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
 def _profiling() -> Iterator[None]:
     """The profiling executor as fusion needs it, whatever the process has set: one profiled call, then optimise."""
     profiling = torch._C._jit_set_profiling_executor(True), torch._C._get_graph_executor_optimize(True)
-    count = torch._C._jit_set_num_profiled_runs(1)
+    set_runs: Any = torch._C._jit_set_num_profiled_runs  # annotated with the type of a size
+    count = set_runs(1)
     expressions = torch._C._jit_texpr_fuser_enabled()
     torch._C._jit_set_texpr_fuser_enabled(False)
     try:
         yield
     finally:
         torch._C._jit_set_texpr_fuser_enabled(expressions)
-        torch._C._jit_set_num_profiled_runs(count)
+        set_runs(count)
         torch._C._jit_set_profiling_executor(profiling[0])
         torch._C._set_graph_executor_optimize(profiling[1])
 

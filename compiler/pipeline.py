@@ -31,7 +31,7 @@ def compile(
     revision: str | None = None,
     force: bool = False,
     verify: bool = True,
-    report: Report = lambda stage: None,
+    report: Report = lambda _: None,
 ) -> Manifest:
     """Compile a Hugging Face model into one bundle.
 
@@ -98,15 +98,15 @@ def _build(
     runtime_task = load_task(manifest, extra.__getitem__)
     sample = make_sample(runtime_task, manifest, TASKS[task].records())
     inputs, outputs = [spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]
-    batches = [batch for _, batch in sample.batches]
     with quiet():
         if verify:
             report("running the original model")
-            eager = [run_eager(original.model, inputs, outputs, batch) for batch in batches]
+            eager = [run_eager(original.model, inputs, outputs, batch.inputs) for batch in sample.batches]
+        example = next(batch.inputs for batch in sample.batches if len(batch.rows) > 2)
         report("capturing the graph")
-        frozen = capture(original.model.to(getattr(torch, chosen.dtype)), inputs, outputs, batches[-1])
+        frozen = capture(original.model.to(getattr(torch, chosen.dtype)), inputs, outputs, example)
         report("fusing the graph")
-        fused = fuse(frozen, inputs, batches[-1])
+        fused = fuse(frozen, inputs, example)
     manifest = replace(manifest, build=replace(manifest.build, fused=fused.fused, unfused=fused.unfused))
     report("writing the bundle")
     buffer = io.BytesIO()
@@ -114,6 +114,6 @@ def _build(
     digests = bundle.stage(staged, buffer.getvalue(), extra)
     if verify:
         report("verifying the artifact in a fresh process")
-        artifact = replay(staged, manifest, batches)
+        artifact = replay(staged, manifest, sample)
         manifest = replace(manifest, proof=compare(runtime_task, manifest, sample, eager, artifact, chosen.tolerance))
     return bundle.seal(staged, manifest, digests)

@@ -119,7 +119,7 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
 
 
 def _hub(name: str, repository: str, revision: str | None) -> Source:
-    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, RevisionNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
@@ -159,8 +159,8 @@ def _explain(name: str, repository: str, revision: str | None, file: str, error:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )

@@ -73,5 +73,3 @@ def _task_of_head(name: str, classes: Any) -> str:
 
 def _for_task(task: str) -> list[str]:
     return sorted(kind for kind, architecture in ARCHITECTURES.items() if task in architecture.tasks)
-
-

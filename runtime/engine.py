@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cpuc.runtime.bundle import Bundle
@@ -51,13 +51,11 @@ class Engine:
         import torch
 
         sizes = {name: axis.minimum for name, axis in self.manifest.axes.items()}
-        shapes = {spec.name: [sizes.get(str(size), size) for size in spec.shape] for spec in self.manifest.inputs}
-        self(
-            {
-                spec.name: torch.full(shapes[spec.name], spec.minimum or 0, dtype=getattr(torch, spec.dtype))
-                for spec in self.manifest.inputs
-            }
-        )
+        smallest = {}
+        for spec in self.manifest.inputs:
+            shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+            smallest[spec.name] = torch.full(shape, spec.minimum or 0, dtype=getattr(torch, spec.dtype))
+        self(smallest)
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run the graph; `inputs` and the result are named as in the manifest's signature.
@@ -78,12 +76,12 @@ class Engine:
 class _Background:
     """One call on a thread of its own, whose exception `result` raises."""
 
-    def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, function: Callable[[], None]) -> None:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
         self._thread.start()
 
-    def _run(self, function) -> None:  # type: ignore[no-untyped-def]
+    def _run(self, function: Callable[[], None]) -> None:
         try:
             function()
         except BaseException as error:  # handed to the caller of result

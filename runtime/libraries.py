@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cpuc.runtime.errors import BundleError
@@ -62,7 +62,7 @@ def load_ipex() -> None:
 
 
 @contextlib.contextmanager
-def _stderr_to_file() -> Iterator:
+def _stderr_to_file() -> Iterator[Callable[[], str]]:
     """Send file descriptor 2, where C++ code writes, to a temporary file; yields a function that reads it."""
     sys.stderr.flush() if sys.stderr else None
     try:

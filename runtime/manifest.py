@@ -148,7 +148,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return [_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is Any or kind is float and type(value) in (int, float) or type(value) is kind:
+    if kind is Any or (kind is float and type(value) in (int, float)) or type(value) is kind:
         return value
     if kind is type(None) and value is None:
         return None

@@ -69,7 +69,7 @@ def format_tensors(outputs: Mapping[str, np.ndarray], *, npz: bool) -> bytes:
     """A ``.npz`` archive, or one JSON object of nested lists; NaN and infinities become null in JSON."""
     if npz:
         buffer = io.BytesIO()
-        np.savez(buffer, **outputs)
+        np.savez(buffer, allow_pickle=False, **outputs)
         return buffer.getvalue()
     lists = {name: _finite(array) for name, array in outputs.items()}
     return (json.dumps(lists, allow_nan=False) + "\n").encode()
@@ -78,4 +78,6 @@ def format_tensors(outputs: Mapping[str, np.ndarray], *, npz: bool) -> bytes:
 def _finite(array: np.ndarray) -> Any:
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return array.tolist()
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    objects = array.astype(object)
+    objects[~np.isfinite(array)] = None
+    return objects.tolist()

@@ -1,0 +1,72 @@
+"""What the tests share: the embedded model and bundles of it, the command line, and folders that may be absent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cpuc
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The embedded question-answering model."""
+    return ROOT / "examples" / "minilm-qa"
+
+
+@pytest.fixture(scope="session")
+def fp32(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the embedded model at fp32."""
+    path = tmp_path_factory.mktemp("bundles") / "fp32.pt"
+    cpuc.compile(str(minilm), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bf16(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the embedded model at bf16."""
+    path = tmp_path_factory.mktemp("bundles") / "bf16.pt"
+    cpuc.compile(str(minilm), path, precision="bf16")
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(fp32: Path) -> cpuc.Model:
+    """The fp32 bundle, loaded."""
+    return cpuc.load(fp32)
+
+
+@pytest.fixture(scope="session")
+def cli() -> Run:
+    """Runs the installed program as a user does, in a process of its own; returns what it printed."""
+
+    def run(*arguments: object, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [Path(sys.executable).with_name("cpuc"), *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data that is not part of the project; tests that need it are skipped where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared data folder is not here")
+    return folder
