@@ -49,7 +49,7 @@ def parse_records(data: bytes, source: str) -> Records:
     try:
         value = _loads(text)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and _is_json(text.strip().splitlines()[0]):
+        if error.msg == "Extra data" and _is_json(text.strip().split("\n")[0]):
             return _parse_lines(text, source)
         raise InputError(f"{source}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:

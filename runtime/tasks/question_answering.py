@@ -8,6 +8,7 @@ a span that ends before it starts, which that pipeline could return with score 0
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,25 +80,38 @@ class Options:
 
 @dataclass(frozen=True)
 class _Window:
-    """What decoding needs of one window: per token its character span, word and whether it may be in an answer."""
+    """What decoding needs of one window; the masks have shape [tokens]."""
 
-    offsets: np.ndarray  # [tokens, 2]
-    words: list[int | None]
-    in_context: np.ndarray  # [tokens], bool
-    allowed: np.ndarray  # [tokens], bool: the context, and CLS, whose probability is that of no answer
+    encoding: tokenizers.Encoding
+    in_context: np.ndarray
+    # The context, and CLS, whose probability is that of no answer.
+    allowed: np.ndarray
 
 
 class QuestionAnswering:
     """See `cpuc.runtime.tasks.Task`."""
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json.decode())
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer_json = tokenizer_json.decode()
+        self._tokenizer = self._make_tokenizer()
         self._names = [spec.name for spec in manifest.inputs]
         self._model_length = manifest.axes["sequence"].maximum
-        self._question_first = manifest.preprocessing["padding_side"] == "right"
+        # The side of a pair that the context is on: XLNet's tokenizers pad on the left and take the question last.
+        self._side = int(manifest.preprocessing["padding_side"] == "right")
         self._cls_id: int | None = manifest.preprocessing["cls_token_id"]
+        # Truncation is state of a tokenizer, and threads may ask for different windows: one tokenizer for each.
+        self._splitting = functools.lru_cache(maxsize=16)(self._make_splitting_tokenizer)
+
+    def _make_tokenizer(self) -> tokenizers.Tokenizer:
+        tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    def _make_splitting_tokenizer(self, length: int, stride: int) -> tokenizers.Tokenizer:
+        tokenizer = self._make_tokenizer()
+        tokenizer.enable_truncation(length, stride=stride, strategy="only_second" if self._side else "only_first")
+        return tokenizer
 
     def options(self, given: Mapping[str, Any]) -> Options:
         options: Options = build_options(Options, given, "question-answering")
@@ -136,47 +150,40 @@ class QuestionAnswering:
         return Question(value["question"], value["context"], value.get("id"), where)
 
     def encode(self, record: Question, options: Options) -> list[Row]:
-        first, second = record.question, record.context
-        if not self._question_first:
-            first, second = second, first
-        encoding = self._tokenizer.encode(first, second)
-        side = int(self._question_first)
-        tokens = np.flatnonzero([sequence == side for sequence in encoding.sequence_ids])
-        if not len(tokens):
-            raise InputError(f"{record.where}: field 'context' has no text that the model's tokenizer knows")
-        begin, stop = int(tokens[0]), int(tokens[-1]) + 1
-        ids = np.asarray(encoding.ids, np.int64)
-        types = np.asarray(encoding.type_ids, np.int64)
-        in_context = np.zeros(len(ids), bool)
-        in_context[begin:stop] = True
-        allowed = in_context | (ids == self._cls_id) if self._cls_id is not None else in_context.copy()
-        offsets = np.asarray(encoding.offsets, np.int64)
-        around = np.r_[0:begin], np.r_[stop : len(ids)]
         rows = []
-        for start, end in self._windows(record, stop - begin, len(ids) - (stop - begin), options):
-            picked = np.concatenate([around[0], np.arange(begin + start, begin + end), around[1]])
-            values = {"input_ids": ids[picked], "token_type_ids": types[picked]}
-            values["attention_mask"] = np.ones_like(picked)
-            words = [encoding.word_ids[i] for i in picked]
-            window = _Window(offsets[picked], words, in_context[picked], allowed[picked])
-            rows.append(Row({name: values[name] for name in self._names}, window))
+        for encoding in self._windows(record, options):
+            ids = np.asarray(encoding.ids, np.int64)
+            values = {
+                "input_ids": ids,
+                "token_type_ids": np.asarray(encoding.type_ids, np.int64),
+                "attention_mask": np.ones_like(ids),
+            }
+            in_context = np.array([sequence == self._side for sequence in encoding.sequence_ids])
+            allowed = in_context if self._cls_id is None else in_context | (ids == self._cls_id)
+            rows.append(Row({name: values[name] for name in self._names}, _Window(encoding, in_context, allowed)))
         return rows
 
-    def _windows(self, record: Question, context: int, others: int, options: Options) -> list[tuple[int, int]]:
-        """Ranges of context tokens, `others` being the tokens that every window repeats (question and special)."""
+    def _windows(self, record: Question, options: Options) -> list[tokenizers.Encoding]:
+        """The pair as one encoding, or several of a long context."""
         assert options.max_seq_length is not None and options.doc_stride is not None
+        pair = (record.question, record.context) if self._side else (record.context, record.question)
+        whole = self._tokenizer.encode(*pair)
+        context = whole.sequence_ids.count(self._side)
+        if not context:
+            raise InputError(f"{record.where}: field 'context' has no text that the model's tokenizer knows")
+        if len(whole) <= options.max_seq_length:
+            return [whole]
+        # tokenizers aborts where a stride is not shorter than its window.
+        others = len(whole) - context
         room = options.max_seq_length - others
-        if context <= room:
-            return [(0, context)]
         if room <= options.doc_stride:
             raise InputError(
-                f"{record.where}: the question takes {others} of {options.max_seq_length} tokens, which leaves {max(room, 0)} "
-                f"for the context, no more than the stride of {options.doc_stride}: shorten the question, "
-                "or give a larger --max-seq-length or a smaller --doc-stride"
+                f"{record.where}: the question takes {others} of {options.max_seq_length} tokens, which leaves "
+                f"{max(room, 0)} for the context, no more than the stride of {options.doc_stride}: shorten the "
+                "question, or give a larger --max-seq-length or a smaller --doc-stride"
             )
-        step = room - options.doc_stride
-        count = -(-(context - room) // step) + 1
-        return [(i * step, min(i * step + room, context)) for i in range(count)]
+        first = self._splitting(options.max_seq_length, options.doc_stride).encode(*pair)
+        return [first, *first.overflowing]
 
     def decode(
         self, record: Question, rows: list[Row], outputs: list[dict[str, np.ndarray]], options: Options
@@ -193,7 +200,7 @@ class QuestionAnswering:
             allowed[0] &= window.in_context[0]
             # Spans that align to the same words become one answer, so more are taken than asked for.
             for first, last, score in _best_spans(start, end, allowed, options.max_answer_length, top_k * 2 + 10):
-                begin, stop = _characters(window, first, last)
+                begin, stop = self._characters(window.encoding, first, last)
                 text = record.context[begin:stop]
                 known = found.get(text.lower())
                 if known is None:
@@ -205,6 +212,15 @@ class QuestionAnswering:
             answers.append(Answer("", no_answer, 0, 0, record.id))
         answers = sorted(answers, key=lambda answer: answer.score, reverse=True)[:top_k]
         return answers[0] if options.top_k is None else Answers(answers, record.id)
+
+    def _characters(self, encoding: tokenizers.Encoding, first: int, last: int) -> tuple[int, int]:
+        """Character span of a token span, widened to whole words where the tokenizer knows words."""
+        begin, end = encoding.token_to_word(first), encoding.token_to_word(last)
+        if begin is not None and end is not None:
+            head, tail = encoding.word_to_chars(begin, self._side), encoding.word_to_chars(end, self._side)
+            if head is not None and tail is not None:
+                return head[0], tail[1]
+        return encoding.offsets[first][0], encoding.offsets[last][1]
 
 
 def _probabilities(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
@@ -229,17 +245,6 @@ def _best_spans(
     best = best[np.argsort(-scores[best], kind="stable")]
     best = best[scores[best] >= 0]
     return [(int(i // longest), int(i // longest + i % longest), float(scores[i])) for i in best]
-
-
-def _characters(window: _Window, first: int, last: int) -> tuple[int, int]:
-    """Character span of a token span, widened to whole words where the tokenizer knows words."""
-    words = window.words
-    if words[first] is not None and words[last] is not None and window.in_context[first] and window.in_context[last]:
-        while first > 0 and words[first - 1] == words[first] and window.in_context[first - 1]:
-            first -= 1
-        while last + 1 < len(words) and words[last + 1] == words[last] and window.in_context[last + 1]:
-            last += 1
-    return int(window.offsets[first][0]), int(window.offsets[last][1])
 
 
 def load(manifest: Manifest, read: Callable[[str], bytes]) -> QuestionAnswering:

@@ -1,0 +1,160 @@
+"""What the artifact promises of a fresh process: full speed at once, little memory, nothing imported that it needs not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import ROOT
+
+import cpuc
+
+FORBIDDEN = ("transformers", "huggingface_hub", "safetensors", "intel_extension_for_pytorch", "cpuc.compiler", "rich", "click")
+
+# Prints, as JSON: seconds of each call, peak memory in bytes, modules, and profiled operators of the second call.
+FRESH = """
+import json, resource, sys, time
+import numpy as np
+import cpuc
+model = cpuc.load(sys.argv[1])
+length = int(sys.argv[2])
+ids = np.full((1, length), 1000, np.int64)
+inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+inputs = {spec.name: inputs[spec.name] for spec in model.manifest.inputs}
+seconds = []
+for _ in range(int(sys.argv[3])):
+    begin = time.perf_counter()
+    model.raw(inputs)
+    seconds.append(time.perf_counter() - begin)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+import torch
+with torch.autograd.profiler.profile(use_kineto=False) as profile:
+    model.raw(inputs)
+print(json.dumps([seconds, peak, sorted(sys.modules), sorted({event.name for event in profile.function_events})]))
+"""
+
+
+def fresh(bundle: Path, length: int, calls: int = 1) -> tuple[list[float], int, list[str], list[str]]:
+    command = [sys.executable, "-c", FRESH, str(bundle), str(length), str(calls)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    seconds, peak, modules, operators = json.loads(done.stdout)
+    return seconds, peak, modules, operators
+
+
+@pytest.fixture(scope="module")
+def bert_base(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
+    """A folder with a random model of BERT-base's real size."""
+    folder = tmp_path_factory.mktemp("bert-base")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForQuestionAnswering.from_config(transformers.BertConfig())
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((minilm / name).read_bytes())
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_path: Path, precision: str) -> None:
+    bundle = tmp_path / "model.pt"
+    cpuc.compile(str(bert_base), bundle, precision=precision)
+    weights = bundle.stat().st_size
+    ratios = []
+    # The machine may be busy with something else in one run; what is compiled or allocated late is so in each.
+    for _ in range(3):
+        seconds, peak, modules, operators = fresh(bundle, 384, 12)
+        ratios.append(seconds[0] / float(np.median(seconds[1:])))
+        assert peak <= weights + 1.0e9
+    assert min(ratios) <= 1.2, ratios
+    assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
+    assert any(name.startswith("ipex_prepack::linear") for name in operators)
+    assert not {"aten::linear", "aten::addmm", "aten::softmax"} & set(operators)
+
+
+@pytest.mark.slow
+def test_fp32_is_not_slower_than_eager(bert_base: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "model.pt"
+    cpuc.compile(str(bert_base), bundle, verify=False)
+    script = """
+import statistics, sys, time
+import numpy as np, torch, transformers
+import cpuc
+model = cpuc.load(sys.argv[1])
+eager = transformers.AutoModelForQuestionAnswering.from_pretrained(sys.argv[2]).eval()
+ids = np.full((1, 384), 1000, np.int64)
+arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+def seconds(call):
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+with torch.inference_mode():
+    pairs = [(seconds(lambda: eager(**tensors)), seconds(lambda: model.raw(arrays))) for _ in range(11)]
+print(statistics.median(a / b for a, b in pairs[1:]))
+"""
+    command = [sys.executable, "-c", script, str(bundle), str(bert_base)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 1.0
+
+
+def test_a_call_executes_the_stored_graph_and_compiles_nothing(fp32: Path) -> None:
+    *_, modules, operators = fresh(fp32, 30)
+    assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
+    assert any(name.startswith("ipex_prepack::linear") for name in operators)
+    assert any("mha_scores_calc" in name for name in operators)
+
+
+def test_importing_the_runtime_imports_no_torch() -> None:
+    script = "import sys, cpuc, cpuc.runtime; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_one_model_serves_many_threads(model: cpuc.Model) -> None:
+    records = json.loads((ROOT / "examples" / "q.json").read_text())
+    expected = [model(record).answer for record in records]
+    answers: list[list[str]] = [[] for _ in range(8)]
+
+    def work(into: list[str]) -> None:
+        into.extend(model(record, max_seq_length=384).answer for record in records)
+
+    threads = [threading.Thread(target=work, args=(into,)) for into in answers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [expected] * 8
+
+
+def test_progress_counts_every_record(model: cpuc.Model) -> None:
+    records = json.loads((ROOT / "examples" / "q.json").read_text())
+    counts: list[int] = []
+    model(records, progress=counts.append)
+    assert sum(counts) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: {**a, "input_ids": a["input_ids"].astype(np.float32)}, "'input_ids' is float32, expected int64"),
+        (lambda a: {**a, "input_ids": a["input_ids"].astype(object)}, "'input_ids' is object, expected numbers"),
+        (lambda a: {name: array[:0] for name, array in a.items()}, "batch is 0, must be at least 1"),
+        (lambda a: {name: array[:, :0] for name, array in a.items()}, "sequence is 0"),
+        (lambda a: {**a, "attention_mask": a["attention_mask"] * 2}, "'attention_mask' holds 2, must be 0 to 1"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_signature_are_refused(model: cpuc.Model, change: Any, message: str) -> None:
+    ones = np.ones((2, 4), np.int64)
+    arrays = {"input_ids": ones, "attention_mask": ones, "token_type_ids": ones}
+    assert model.raw(arrays)["start_logits"].shape == (2, 4)
+    with pytest.raises(cpuc.InputError, match=message):
+        model.raw(change(arrays))
