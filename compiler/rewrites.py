@@ -40,7 +40,7 @@ REWRITES = (
 )
 
 
-def apply(graph: torch._C.Graph, rewrites: tuple[Rewrite, ...] = REWRITES) -> None:
-    """Apply `rewrites` to `graph` in place, each wherever it matches."""
-    for rewrite in rewrites:
+def apply(graph: torch._C.Graph) -> None:
+    """Apply the table to `graph` in place, each entry wherever it matches."""
+    for rewrite in REWRITES:
         torch._C._jit_pass_custom_pattern_based_rewrite_graph(rewrite.pattern, rewrite.replacement, graph)
