@@ -40,12 +40,16 @@ WEIGHTS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files. `fetch` makes a file local and returns its path, or None if the model does not have it."""
+    """A model's files. `fetch` makes a file local and returns its path, or None if the model does not have it.
+
+    `unlisted` says why the Hub could not list the files: then the model has what the cache has.
+    """
 
     id: str
     revision: str | None
     config: dict[str, Any]
     fetch: Callable[[str], Path | None]
+    unlisted: str | None = None
 
     @property
     def license(self) -> str | None:
@@ -81,15 +85,21 @@ def resolve(name: str, revision: str | None = None) -> Source:
     Raises:
         ModelError: nothing of that name, no access, no connection, or a broken ``config.json``.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if not name:
+        raise ModelError("(empty name): no such folder")
+    try:
+        folder = Path(name).expanduser()
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a folder above that is closed to us, no such user
+        raise ModelError(f"{name}: no such folder ({_first_line(error)})") from None
+    if is_folder:
         if revision is not None:
             raise ModelError(f"{name}: --revision is for models on the Hub, this is a local folder")
         return _local(folder)
-    if folder.exists():
+    if exists:
         raise ModelError(f"{name}: is a file; give the folder that holds config.json and the weights")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
-        raise ModelError(f"{name or '(empty name)'}: no such folder")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name}: no such folder")
     return _hub(name, names.hub_id(name) or name, revision)
 
 
@@ -119,8 +129,8 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
 
 
 def _hub(name: str, repository: str, revision: str | None) -> Source:
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, RevisionNotFoundError
+    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, RevisionNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
@@ -129,29 +139,32 @@ def _hub(name: str, repository: str, revision: str | None) -> Source:
     def download(file: str, commit: str | None) -> Path:
         try:
             return Path(hf_hub_download(repository, file, revision=commit))
-        except (EntryNotFoundError, RevisionNotFoundError):
-            raise
+        except RevisionNotFoundError as error:
+            raise ModelError(f"{name}: {repository} has no revision {revision!r}") from error
         except (HTTPError, HFValidationError, OSError, ValueError) as error:
             raise _explain(name, repository, revision, file, error) from error
 
-    try:
-        path = download(CONFIG, revision)
-    except EntryNotFoundError as error:
-        raise _explain(name, repository, revision, CONFIG, error) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"{name}: {repository} has no revision {revision!r}") from error
+    path = download(CONFIG, revision)
     # The cache names a snapshot's folder by its commit, to which all other files are pinned.
     commit, cached = path.parent.name, path.parent
+    unlisted = None
     try:
-        siblings = HfApi().model_info(repository, revision=commit).siblings or []
-        available = {sibling.rfilename for sibling in siblings}
-    except (HTTPError, OSError):  # offline: what is in the cache is what there is
+        info = HfApi().model_info(repository, revision=commit, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        available = {sibling.rfilename for sibling in info.siblings or []}
+    except (HTTPError, OSError, ValueError) as error:  # offline: what is in the cache is what there is
+        unlisted = f"the Hub at {constants.ENDPOINT} did not list the files: {_first_line(error)}"
+        if constants.HF_HUB_OFFLINE:
+            unlisted = "HF_HUB_OFFLINE forbids to download it"
         available = {str(file.relative_to(cached)) for file in cached.rglob("*") if file.is_file()}
 
     def fetch(file: str) -> Path | None:
         return download(file, commit) if file in available else None
 
-    return Source(repository, commit, _read_config(repository, path), fetch)
+    return Source(repository, commit, _read_config(repository, path), fetch, unlisted)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _explain(name: str, repository: str, revision: str | None, file: str, error: Exception) -> ModelError:
@@ -176,6 +189,8 @@ def _explain(name: str, repository: str, revision: str | None, file: str, error:
             "If the repository is private, log in with 'hf auth login' or set HF_TOKEN. "
             f"Short names: {', '.join(names.all_names())}"
         )
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__  # the Hub can be reached, it answered
     if isinstance(error, LocalEntryNotFoundError):
         at = f" at revision {revision!r}" if revision else ""
         if constants.HF_HUB_OFFLINE:
@@ -186,7 +201,7 @@ def _explain(name: str, repository: str, revision: str | None, file: str, error:
         if status == 404:
             return ModelError(f"{tried}: the repository has no {file}")
         return ModelError(f"{tried}: the Hub answered {status} for {file}; try again, or check your access (HF_TOKEN)")
-    return ModelError(f"{tried}: downloading {file} failed: {str(error).splitlines()[0]}; try again, what came is kept")
+    return ModelError(f"{tried}: downloading {file} failed: {_first_line(error)}; try again, finished files are kept")
 
 
 def snapshot(source: Source) -> Snapshot:
@@ -198,6 +213,8 @@ def snapshot(source: Source) -> Snapshot:
         if path is not None:
             break
     else:
+        if source.unlisted:
+            raise ModelError(f"{source.id}: the weights are not in the cache, and {source.unlisted}")
         raise ModelError(f"{source.id}: has no weights: none of {', '.join(WEIGHTS)} is there")
     if weights.endswith(".index.json"):
         shards = _read_json(source.id, path).get("weight_map")
@@ -205,5 +222,6 @@ def snapshot(source: Source) -> Snapshot:
             raise ModelError(f"{source.id}: {weights} has no weight_map")
         for shard in sorted(set(map(str, shards.values()))):
             if Path(shard).name != shard or source.fetch(shard) is None:
-                raise ModelError(f"{source.id}: {weights} names {shard!r}, which is not there")
+                where = f"in the cache, and {source.unlisted}" if source.unlisted else "there"
+                raise ModelError(f"{source.id}: {weights} names {shard!r}, which is not {where}")
     return Snapshot(path.parent, weights)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hub import Hub
+from sources import NAME, TINY, Publish, User, new_user, write
 
 import cpuc
 
@@ -70,3 +73,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data folder is not here")
     return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A Hub without repositories."""
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture
+def user(hub: Hub, tmp_path: Path) -> User:
+    """A user of that Hub, without a token, with an empty cache."""
+    return new_user(tmp_path / "user", hub.url)
+
+
+@pytest.fixture
+def publish(hub: Hub, tmp_path: Path) -> Publish:
+    """Puts files on the Hub, by default the tiny model as `NAME`; returns the commit. Options are those of `Hub.add`."""
+    count = iter(range(100))
+
+    def put(files: Mapping[str, str | bytes] = TINY, name: str = NAME, **options: Any) -> str:
+        return hub.add(name, write(tmp_path / f"repository-{next(count)}", files), **options)
+
+    return put
