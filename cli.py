@@ -165,7 +165,7 @@ def _run(bundle: Path, source: str, data: bytes, options: dict[str, Any], check_
     from cpuc.runtime.records import format_answers, parse_records
 
     records = parse_records(data, _name(source))
-    model = load(bundle, check_digests=check_digests)
+    model = load(bundle, check_digests=check_digests, warm_up=False)
     with _bar(len(records.values)) as advance:
         answers = list(model.answers(records.values, records.names, options, advance))
     return format_answers(answers, records.form).encode()
@@ -175,7 +175,7 @@ def _run_raw(bundle: Path, source: str, data: bytes, output: str, check_digests:
     from cpuc.runtime import load
     from cpuc.runtime.tensors import format_tensors, parse_tensors
 
-    model = load(bundle, check_digests=check_digests)
+    model = load(bundle, check_digests=check_digests, warm_up=False)
     outputs = model.raw(parse_tensors(data, _name(source), model.manifest))
     return format_tensors(outputs, npz=output.endswith(".npz"))
 

@@ -17,7 +17,8 @@ from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
 
 FUSER = "ipex"
-_FUSED = ("ipex::", "ipex_prepack::", "torch_ipex::")
+# torch's own attention is one kernel on a CPU (FlashAttention with a mask), whatever follows it in the graph.
+_FUSED = ("ipex::", "ipex_prepack::", "torch_ipex::", "aten::scaled_dot_product_attention")
 # Work that a fused operator should have taken over; what is left of it is listed in the manifest.
 _HEAVY = (
     "aten::_convolution",
@@ -29,7 +30,6 @@ _HEAVY = (
     "aten::einsum",
     "aten::linear",
     "aten::matmul",
-    "aten::scaled_dot_product_attention",
     "aten::softmax",
     "ipex_prepack::linear_prepack",
 )

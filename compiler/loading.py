@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cpuc.compiler.architectures import ARCHITECTURES
 from cpuc.compiler.source import Snapshot, Source
@@ -18,18 +18,15 @@ from cpuc.compiler.tasks import TASKS
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.manifest import TensorSpec
 
-if TYPE_CHECKING:
-    import torch
-
 # What a text task's encoding can provide.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
 class Original:
-    """The model to compile and what its tokenizer says of itself."""
+    """The model to compile (a PreTrainedModel) and what its tokenizer says of itself."""
 
-    model: torch.nn.Module
+    model: Any
     tokenizer_json: bytes
     preprocessing: dict[str, Any]
     inputs: list[TensorSpec]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from cpuc.compiler.architectures import ARCHITECTURES
 from cpuc.compiler.precision import PRECISIONS
 from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
 from cpuc.compiler.tasks import TASKS, select
@@ -102,6 +103,7 @@ def _build(
         if verify:
             report("running the original model")
             eager = [run_eager(original.model, inputs, outputs, batch.inputs) for batch in sample.batches]
+        original.model.set_attn_implementation(ARCHITECTURES[kind].attention)
         example = next(batch.inputs for batch in sample.batches if len(batch.rows) > 2)
         report("capturing the graph")
         frozen = capture(original.model.to(getattr(torch, chosen.dtype)), inputs, outputs, example)

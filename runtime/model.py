@@ -103,19 +103,21 @@ class Model:
         return {name: tensor.numpy() for name, tensor in self._engine(tensors).items()}
 
 
-def load(path: str | os.PathLike[str], *, check_digests: bool = True) -> Model:
+def load(path: str | os.PathLike[str], *, check_digests: bool = True, warm_up: bool = True) -> Model:
     """Load a bundle that ``cpuc compile`` wrote.
 
     Args:
         path: the ``.pt`` file.
         check_digests: compare every member with the manifest's SHA-256 before it is used.
+        warm_up: run one window before returning, so that the first request is as fast as the others. A program that
+            answers one request and ends does better without.
 
     Raises:
         BundleError: no such file, no bundle, damaged, or made for other versions or another CPU.
     """
     bundle = open_bundle(path)
     task = load_task(bundle.manifest, bundle.read)
-    return Model(Engine(bundle, check_digests=check_digests), task)
+    return Model(Engine(bundle, check_digests=check_digests, warm_up=warm_up), task)
 
 
 def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:

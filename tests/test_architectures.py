@@ -13,8 +13,8 @@ from tiny import make_model
 import cpuc
 from cpuc.compiler.architectures import ARCHITECTURES
 
-# Scores with a position bias: IPEX fuses product and scale, and softmax, but not the two into one.
-SCORES_IN_PARTS = {"mpnet"}
+# transformers has no fused attention for it, because of its position bias; IPEX fuses parts.
+IN_PARTS = {"mpnet"}
 LAYERS = 2
 # (batch, sequence); 0 stands for the model's maximum.
 SHAPES = [(1, 1), (1, 7), (2, 128), (5, 33), (1, 0), (3, 2)]
@@ -60,8 +60,10 @@ def test_fp32_equals_eager_on_shapes_it_was_not_traced_with(kind: str, tmp_path:
     fused = manifest.build.fused
     assert manifest.build.unfused == {}
     assert sum(n for name, n in fused.items() if name.startswith("ipex_prepack::linear")) == linear_calls(eager)
-    assert fused["ipex::matmul_outtrans"] == LAYERS
-    assert fused.get("ipex::mha_scores_calc_v2", 0) == (0 if kind in SCORES_IN_PARTS else LAYERS)
+    if kind in IN_PARTS:
+        assert fused["ipex::matmul_div"] == fused["ipex::softmax_"] == fused["ipex::matmul_outtrans"] == LAYERS
+    else:
+        assert fused["aten::scaled_dot_product_attention"] == LAYERS
 
 
 def linear_calls(eager: torch.nn.Module) -> int:
