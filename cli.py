@@ -97,17 +97,16 @@ def compile_command(
     """
     import cpuc
 
-    with _stages() as report:
-        manifest = cpuc.compile(
-            model,
-            output,
-            task=task,
-            precision=precision,
-            revision=revision,
-            force=force,
-            verify=verify,
-            report=report,
-        )
+    manifest = cpuc.compile(
+        model,
+        output,
+        task=task,
+        precision=precision,
+        revision=revision,
+        force=force,
+        verify=verify,
+        report=_reporter(),
+    )
     if as_json:
         click.echo(manifest.to_json(), nl=False)
     else:
@@ -298,17 +297,11 @@ def _write(output: str, data: bytes, force: bool) -> None:
         raise CpucError(f"standard output cannot be written: {error.strerror}") from None
 
 
-@contextlib.contextmanager
-def _stages() -> Iterator[Callable[[str], None]]:
-    """A spinner naming the stage, on a terminal; nothing elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("starting") as status:
-        yield lambda stage: status.update(stage)
+def _reporter() -> Callable[[str], None]:
+    """Prints the name of each stage on a terminal, and nothing elsewhere. Plain lines go well with download bars."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+    return lambda stage: click.echo(click.style(f"{stage} …", dim=True), err=True)
 
 
 @contextlib.contextmanager

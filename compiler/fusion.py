@@ -16,7 +16,6 @@ from cpuc.compiler.capture import Inputs, to_tensors
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
 
-FUSER = "ipex"
 # torch's own attention is one kernel on a CPU (FlashAttention with a mask), whatever follows it in the graph.
 _FUSED = ("ipex::", "ipex_prepack::", "torch_ipex::", "aten::scaled_dot_product_attention")
 # Work that a fused operator should have taken over; what is left of it is listed in the manifest.

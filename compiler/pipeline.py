@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cpuc.compiler.architectures import ARCHITECTURES
 from cpuc.compiler.precision import PRECISIONS
@@ -20,6 +21,10 @@ from cpuc.runtime.manifest import FORMAT_VERSION, Axis, Build, Manifest, TensorS
 from cpuc.runtime.manifest import Source as SourceRecord
 from cpuc.runtime.tasks import load_task
 
+if TYPE_CHECKING:
+    from cpuc.compiler.loading import Original
+
+FUSER = "ipex"
 Report = Callable[[str], None]
 
 
@@ -76,25 +81,13 @@ def _build(
     import torch
 
     from cpuc.compiler.capture import capture, run_eager
-    from cpuc.compiler.fusion import FUSER, fuse
+    from cpuc.compiler.fusion import fuse
     from cpuc.compiler.loading import load_original, quiet
     from cpuc.compiler.verification import compare, make_sample, replay
 
     chosen = PRECISIONS[precision]
     original = load_original(source, files, task, kind)
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        cpuc_version=importlib.metadata.version("cpuc"),
-        task=task,
-        architecture=kind,
-        source=SourceRecord(source.id, source.revision, source.license, files.weights),
-        axes={"batch": Axis(1, None), "sequence": Axis(1, original.max_length)},
-        inputs=original.inputs,
-        outputs=[TensorSpec(name, "float32", shape) for name, shape in TASKS[task].outputs.items()],
-        preprocessing=original.preprocessing,
-        build=Build(precision, FUSER, **installed_versions(), isa=chosen.isa, fused={}, unfused={}),
-        proof=None,
-    )
+    manifest = _describe(source, files, original, task, kind, precision)
     extra = {"tokenizer.json": original.tokenizer_json}
     runtime_task = load_task(manifest, extra.__getitem__)
     sample = make_sample(runtime_task, manifest, TASKS[task].records())
@@ -119,3 +112,20 @@ def _build(
         artifact = replay(staged, manifest, sample)
         manifest = replace(manifest, proof=compare(runtime_task, manifest, sample, eager, artifact, chosen.tolerance))
     return bundle.seal(staged, manifest, digests)
+
+
+def _describe(source: Source, files: Snapshot, original: Original, task: str, kind: str, precision: str) -> Manifest:
+    """The manifest as far as it is known before capture: no fusions, no proof, no digests."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        cpuc_version=importlib.metadata.version("cpuc"),
+        task=task,
+        architecture=kind,
+        source=SourceRecord(source.id, source.revision, source.license, files.weights),
+        axes={"batch": Axis(1, None), "sequence": Axis(1, original.max_length)},
+        inputs=original.inputs,
+        outputs=[TensorSpec(name, "float32", shape) for name, shape in TASKS[task].outputs.items()],
+        preprocessing=original.preprocessing,
+        build=Build(precision, FUSER, **installed_versions(), isa=PRECISIONS[precision].isa, fused={}, unfused={}),
+        proof=None,
+    )
