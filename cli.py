@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from cpuc.runtime.manifest import Manifest, TensorSpec
 
-EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 class Group(click.Group):
@@ -45,7 +45,7 @@ class Group(click.Group):
             self._fail(context, "out of memory", EXIT_FAILED)
         except Exception as error:
             what = str(error).strip().splitlines() or [""]
-            self._fail(context, f"unexpected {type(error).__name__}: {what[0]} (--debug shows where)", EXIT_FAILED)
+            self._fail(context, f"unexpected {type(error).__name__}: {what[0]} (cpuc --debug … shows where)", EXIT_FAILED)
 
     @staticmethod
     def _fail(context: click.Context, message: str, code: int) -> NoReturn:
@@ -66,10 +66,12 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
     cpuc run model.pt --input q.json
 
     Exit codes: 0 success, 1 an error, 2 wrong usage, 3 the artifact does not agree with the original model,
-    130 interrupted.
+    130 interrupted, 143 terminated.
     """
     with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 @main.command("compile")
@@ -150,6 +152,8 @@ def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_di
         raise InputError(f"--{next(iter(options)).replace('_', '-')} has no meaning with --raw")
     if output != "-":
         check_writable(Path(output), force=force)
+    elif sys.stdout is None:
+        raise InputError("standard output is closed")
     open_bundle(bundle)  # a wrong bundle is told before standard input is waited for
     data = _read(source)
     if raw:
@@ -171,11 +175,13 @@ def _run(bundle: Path, source: str, data: bytes, options: dict[str, Any], check_
 
 
 def _run_raw(bundle: Path, source: str, data: bytes, output: str, check_digests: bool) -> bytes:
-    from cpuc.runtime import load
+    from cpuc.runtime.bundle import open_bundle
+    from cpuc.runtime.engine import Engine
     from cpuc.runtime.tensors import format_tensors, parse_tensors
 
-    model = load(bundle, check_digests=check_digests, warm_up=False)
-    outputs = model.raw(parse_tensors(data, _name(source), model.manifest))
+    opened = open_bundle(bundle)
+    tensors = parse_tensors(data, _name(source), opened.manifest)
+    outputs = Engine(opened, check_digests=check_digests, warm_up=False).run(tensors)
     return format_tensors(outputs, npz=output.endswith(".npz"))
 
 
@@ -271,6 +277,8 @@ def _read(source: str) -> bytes:
     from cpuc.runtime.errors import InputError
 
     if source == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
         return sys.stdin.buffer.read()
     try:
         return Path(source).read_bytes()

@@ -20,6 +20,8 @@ from cpuc.runtime.manifest import TensorSpec
 
 # What a text task's encoding can provide.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# A question, special tokens and some context have to fit.
+SHORTEST = 32
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def load_original(source: Source, snapshot: Snapshot, task: str, kind: str) -> O
         tokenizer = _load_tokenizer(source.id, snapshot.folder)
     limits = [ARCHITECTURES[kind].max_length(model.config), tokenizer.model_max_length]
     # Tokenizers without a limit of their own report 1e30.
-    max_length = min((limit for limit in limits if limit is not None and limit < 1e9), default=None)
+    max_length = min((int(limit) for limit in limits if isinstance(limit, int | float) and limit < 1e9), default=None)
+    if max_length is not None and max_length < SHORTEST:
+        raise ModelError(f"{source.id}: takes only {max_length} tokens (model_max_length, max_position_embeddings)")
     return Original(
         model=model,
         tokenizer_json=tokenizer.backend_tokenizer.to_str().encode(),
@@ -76,7 +80,6 @@ def load_original(source: Source, snapshot: Snapshot, task: str, kind: str) -> O
 def _load_model(name: str, snapshot: Snapshot, task: str) -> Any:
     import torch
     import transformers
-    from safetensors import SafetensorError
 
     try:
         model, info = getattr(transformers, TASKS[task].auto_class).from_pretrained(
@@ -95,8 +98,10 @@ def _load_model(name: str, snapshot: Snapshot, task: str) -> Any:
             f"{name}: {snapshot.weights} holds more than tensors, or is damaged, and was not loaded: "
             "use a repository with safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{name}: {snapshot.weights} cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:  # transformers raises whatever config.json or the weights made it stumble over
+        raise ModelError(
+            f"{name}: config.json or {snapshot.weights} cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+        ) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the weights lack {missing[0]!r}{_and_more(missing)}: the model was not trained for {task}, "

@@ -24,7 +24,7 @@ def replay(artifact: str, inputs: str, outputs: str) -> None:
             names = sorted((name for name in arrays.files if name.startswith(f"{batch}/")), key=lambda n: int(n.split("/")[1]))
             for position, tensor in enumerate(module(*(torch.from_numpy(arrays[name]) for name in names))):
                 results[f"{batch}/{position}"] = tensor.numpy()
-    np.savez(outputs, allow_pickle=False, **results)
+    np.savez(outputs, **results)
 
 
 if __name__ == "__main__":

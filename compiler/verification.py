@@ -57,15 +57,17 @@ def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]
 
 
 def replay(artifact: Path, manifest: Manifest, sample: Sample) -> list[Arrays]:
-    """The outputs of `artifact` for each batch, computed by a fresh process that imports the runtime only.
+    """The outputs of `artifact` for each batch, computed by a fresh process, without transformers or the model's code.
 
     Raises ParityError if the process fails.
     """
     names = [spec.name for spec in manifest.inputs]
     with tempfile.TemporaryDirectory(prefix="cpuc-") as folder:
         inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-        arrays = {f"{b}/{i}": batch.inputs[name] for b, batch in enumerate(sample.batches) for i, name in enumerate(names)}
-        np.savez(inputs, allow_pickle=False, **arrays)
+        arrays: dict[str, Any] = {
+            f"{b}/{i}": batch.inputs[name] for b, batch in enumerate(sample.batches) for i, name in enumerate(names)
+        }
+        np.savez(inputs, **arrays)
         command = [sys.executable, "-P", "-m", "cpuc.compiler.replay", str(artifact), str(inputs), str(outputs)]
         process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if process.returncode:

@@ -114,6 +114,8 @@ def _list_members(path: Path, file: io.BufferedReader) -> dict[str, tuple[int, i
             raise BundleError(f"{path}: member {info.filename!r} is misplaced or there twice: do not use this file")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
             raise BundleError(f"{path}: member {info.filename!r} is compressed or encrypted: do not use this file")
+        if not 0 <= info.header_offset < size:
+            raise BundleError(f"{path}: member {info.filename!r} is damaged: compile or copy it again")
         file.seek(info.header_offset)
         header = file.read(_LOCAL_HEADER)
         if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
@@ -169,7 +171,7 @@ def stage(path: Path, torchscript: bytes, extra: Mapping[str, bytes]) -> dict[st
 
 def seal(path: Path, manifest: Manifest, digests: Mapping[str, str]) -> Manifest:
     """Add the manifest, holding `digests`, to a staged bundle; returns the manifest as written."""
-    manifest = replace(manifest, members=dict(sorted(digests.items())))
+    manifest = Manifest.from_json(replace(manifest, members=dict(sorted(digests.items()))).to_json())
     with zipfile.ZipFile(path, "a") as target:
         _write_member(target, MANIFEST, manifest.to_json().encode())
     return manifest
@@ -192,9 +194,12 @@ def atomic_write(target: str | os.PathLike[str], *, force: bool = False) -> Iter
 
     Raises CpucError if `target` exists and `force` is not given, or if its folder cannot be written.
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))  # through links, as any program writes
     check_writable(target, force=force)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=".cpuc.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise CpucError(f"{target}: cannot be written: {error.strerror or error}") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -211,9 +216,16 @@ def atomic_write(target: str | os.PathLike[str], *, force: bool = False) -> Iter
 
 def check_writable(target: Path, *, force: bool) -> None:
     """Raise CpucError early if `target` could not be written at the end."""
+    target = Path(os.path.realpath(target))
+    try:
+        exists = target.exists()
+    except OSError as error:
+        raise CpucError(f"{target}: cannot be written: {error.strerror or error}") from error
     if target.is_dir():
         raise CpucError(f"{target}: is a folder; name a file")
-    if target.exists() and not force:
+    if exists and not target.is_file():
+        raise CpucError(f"{target}: is not a regular file; name another, or - for standard output")
+    if exists and not force:
         raise CpucError(f"{target}: exists already; give --force to replace it")
     folder = target.parent
     if not folder.is_dir():

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.libraries import installed_versions, load_ipex
@@ -47,7 +49,7 @@ class Engine:
             self._module = torch.jit.load(str(bundle.path), map_location="cpu")
         except RuntimeError as error:
             raise BundleError(f"{bundle.path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
-        if warm_up:
+        if warm_up and all(axis.minimum <= WARM_UP.get(name, 1) for name, axis in self.manifest.axes.items()):
             self._warm_up()
 
     def _warm_up(self) -> None:
@@ -57,7 +59,7 @@ class Engine:
         """
         import torch
 
-        sizes = {name: min(max(WARM_UP.get(name, 1), a.minimum), a.maximum or 2**31) for name, a in self.manifest.axes.items()}
+        sizes = {name: min(WARM_UP.get(name, 1), axis.maximum or 2**31) for name, axis in self.manifest.axes.items()}
         inputs = {}
         for spec in self.manifest.inputs:
             shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
@@ -79,6 +81,20 @@ class Engine:
         with torch.jit.optimized_execution(False), torch.inference_mode():
             outputs = self._module(*arguments)
         return {spec.name: tensor for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same for numpy arrays."""
+        import torch
+
+        tensors = {}
+        for name, array in inputs.items():
+            if array.dtype.kind not in "iufb" or not array.dtype.isnative:
+                raise InputError(f"input {name!r} is {array.dtype}, expected numbers")
+            try:
+                tensors[name] = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+            except TypeError:
+                raise InputError(f"input {name!r} is {array.dtype}, which torch does not have") from None
+        return {name: tensor.numpy() for name, tensor in self(tensors).items()}
 
 
 class _Background:

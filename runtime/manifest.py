@@ -17,6 +17,9 @@ from cpuc.runtime.errors import BundleError
 FORMAT_VERSION = 1
 # A manifest is a few kilobytes; a reader must not be made to parse more than this.
 MAX_BYTES = 4 * 1024 * 1024
+# Names that torch and numpy share.
+DTYPES = ("bool", "int32", "int64", "float16", "float32", "float64")
+LARGEST_SIZE = 2**31
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Manifest:
     def from_json(text: str | bytes) -> Manifest:
         """Parse and validate. Raises BundleError naming the field that is missing, unknown or of a wrong type."""
         try:
-            raw = json.loads(text)
+            raw = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"manifest.json is not valid JSON: {error}") from None
         version = raw.get("format_version") if isinstance(raw, dict) else None
@@ -125,10 +128,33 @@ class Manifest:
                 + ("update cpuc" if version > FORMAT_VERSION else "compile the model again")
             )
         manifest: Manifest = _decode(Manifest, raw, "manifest.json")
-        free = {size for spec in (*manifest.inputs, *manifest.outputs) for size in spec.shape if isinstance(size, str)}
-        if missing := sorted(free - set(manifest.axes)):
-            raise BundleError(f"manifest.json: axis {missing[0]!r} has no entry in 'axes'")
+        _check_values(manifest)
         return manifest
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _check_values(manifest: Manifest) -> None:
+    """What types cannot say: bounds that make sense, names that are there once, dtypes that exist."""
+    for name, axis in manifest.axes.items():
+        if not 0 < axis.minimum <= (LARGEST_SIZE if axis.maximum is None else axis.maximum) <= LARGEST_SIZE:
+            raise BundleError(f"manifest.json.axes.{name}: {axis.minimum} to {axis.maximum} is no range of sizes")
+    for field_name, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        if not specs or len({spec.name for spec in specs}) < len(specs):
+            raise BundleError(f"manifest.json.{field_name}: is empty, or a name occurs twice")
+        for spec in specs:
+            if spec.dtype not in DTYPES:
+                raise BundleError(f"manifest.json.{field_name}: dtype {spec.dtype!r} is not one of {', '.join(DTYPES)}")
+            for size in spec.shape:
+                if isinstance(size, str) and size not in manifest.axes:
+                    raise BundleError(f"manifest.json: axis {size!r} has no entry in 'axes'")
+                if isinstance(size, int) and not 0 < size <= LARGEST_SIZE:
+                    raise BundleError(f"manifest.json.{field_name}: {size} is no size")
+            for value in (spec.minimum, spec.maximum, spec.pad):
+                if value is not None and not -(2**63) <= value < 2**63:
+                    raise BundleError(f"manifest.json.{field_name}: {value} is out of range")
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

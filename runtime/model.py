@@ -10,7 +10,6 @@ import numpy as np
 
 from cpuc.runtime.bundle import open_bundle
 from cpuc.runtime.engine import Engine
-from cpuc.runtime.errors import InputError
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.tasks import Row, Task, load_task
 
@@ -93,14 +92,7 @@ class Model:
 
         Raises InputError naming the array whose name, dtype, shape or values do not fit.
         """
-        import torch
-
-        tensors = {}
-        for name, array in inputs.items():
-            if array.dtype.kind not in "iufb":
-                raise InputError(f"input {name!r} is {array.dtype}, expected numbers")
-            tensors[name] = torch.from_numpy(np.ascontiguousarray(array))
-        return {name: tensor.numpy() for name, tensor in self._engine(tensors).items()}
+        return self._engine.run(inputs)
 
 
 def load(path: str | os.PathLike[str], *, check_digests: bool = True, warm_up: bool = True) -> Model:

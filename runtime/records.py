@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -54,6 +55,8 @@ def parse_records(data: bytes, source: str) -> Records:
         raise InputError(f"{source}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise InputError(f"{source}: the JSON is nested too deeply") from None
+    except ValueError:  # int() of thousands of digits
+        raise InputError(f"{source}: a number has too many digits") from None
     if isinstance(value, dict) and "data" in value and "context" not in value:
         values = _flatten_squad(value, source)
         return Records(Form.LIST, values, [f"record {i + 1}" for i in range(len(values))])
@@ -74,15 +77,21 @@ def _parse_lines(text: str, source: str) -> Records:
             raise InputError(f"{source}: invalid JSON at line {number}, column {error.colno}: {error.msg}") from None
         except RecursionError:
             raise InputError(f"{source}: the JSON at line {number} is nested too deeply") from None
+        except ValueError:
+            raise InputError(f"{source}: a number at line {number} has too many digits") from None
         names.append(f"line {number}")
     return Records(Form.LINES, values, names)
 
 
 def _loads(text: str) -> Any:
-    def refuse(constant: str) -> None:
+    def refuse(constant: str) -> Any:
         raise json.JSONDecodeError(f"{constant} is not JSON", text, text.find(constant))
 
-    return json.loads(text, parse_constant=refuse)
+    def finite(number: str) -> float:
+        value = float(number)
+        return value if math.isfinite(value) else refuse(number)
+
+    return json.loads(text, parse_constant=refuse, parse_float=finite)
 
 
 def _is_json(text: str) -> bool:

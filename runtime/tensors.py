@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,9 +29,13 @@ def parse_tensors(data: bytes, source: str, manifest: Manifest) -> dict[str, np.
 def _parse_npz(data: bytes, source: str) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{source}: not a readable .npz archive: {error}") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{source}: {name!r} is not an array")
+    return arrays
 
 
 def _parse_json(data: bytes, source: str) -> dict[str, np.ndarray]:
@@ -42,6 +47,8 @@ def _parse_json(data: bytes, source: str) -> dict[str, np.ndarray]:
         raise InputError(f"{source}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise InputError(f"{source}: the JSON is nested too deeply") from None
+    except ValueError:
+        raise InputError(f"{source}: a number has too many digits") from None
     if not isinstance(value, dict):
         raise InputError(f"{source}: expected an object of named tensors, found {type(value).__name__}")
     arrays = {}
@@ -56,6 +63,8 @@ def _parse_json(data: bytes, source: str) -> dict[str, np.ndarray]:
 def _cast(where: str, array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
     if dtype is None or array.dtype == dtype:
         return array
+    if array.size == 0:
+        return array.astype(dtype)
     if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
         raise InputError(f"{where} is {array.dtype}, expected {dtype}")
     with np.errstate(over="ignore"):
@@ -69,7 +78,8 @@ def format_tensors(outputs: Mapping[str, np.ndarray], *, npz: bool) -> bytes:
     """A ``.npz`` archive, or one JSON object of nested lists; NaN and infinities become null in JSON."""
     if npz:
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **outputs)
+        arrays: dict[str, Any] = dict(outputs)
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
     lists = {name: _finite(array) for name, array in outputs.items()}
     return (json.dumps(lists, allow_nan=False) + "\n").encode()

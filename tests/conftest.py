@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hub import Hub
 from sources import NAME, TINY, Publish, User, new_user, write
 
@@ -19,6 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def needs_avx512() -> None:
+    """Skip a test that runs bf16 where the CPU cannot."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("bf16 needs AVX-512")
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +45,7 @@ def fp32(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bf16(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the embedded model at bf16."""
+    needs_avx512()
     path = tmp_path_factory.mktemp("bundles") / "bf16.pt"
     cpuc.compile(str(minilm), path, precision="bf16")
     return path

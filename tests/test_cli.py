@@ -238,8 +238,8 @@ def test_broken_models_are_refused(cli: Run, minilm: Path, tmp_path: Path) -> No
     weights = (minilm / "model.safetensors").read_bytes()
     config = json.loads((minilm / "config.json").read_text())
     cases: list[tuple[dict[str, bytes | None], list[str]]] = [
-        ({"model_safetensors": weights[:100_000]}, ["model.safetensors cannot be loaded"]),
-        ({"model_safetensors": b"garbage"}, ["model.safetensors cannot be loaded"]),
+        ({"model_safetensors": weights[:100_000]}, ["config.json or model.safetensors cannot be loaded"]),
+        ({"model_safetensors": b"garbage"}, ["config.json or model.safetensors cannot be loaded"]),
         ({"config_json": json.dumps({**config, "hidden_size": 768}).encode()}, ["another shape"]),
         ({"config_json": json.dumps({**config, "num_hidden_layers": 7}).encode()}, ["the weights lack", "layer.6"]),
         ({"tokenizer_json": None}, ["tokenizer"]),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT
+from conftest import ROOT, needs_avx512
 
 import cpuc
 
@@ -67,6 +67,8 @@ def bert_base(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_path: Path, precision: str) -> None:
+    if precision == "bf16":
+        needs_avx512()
     bundle = tmp_path / "model.pt"
     cpuc.compile(str(bert_base), bundle, precision=precision)
     weights = bundle.stat().st_size

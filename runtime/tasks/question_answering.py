@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from cpuc.runtime.errors import InputError
+from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.records import reject_surrogates
 from cpuc.runtime.tasks import Row, build_options
@@ -88,10 +89,23 @@ class _Window:
     allowed: np.ndarray
 
 
+def _check_manifest(manifest: Manifest) -> None:
+    """Raise BundleError unless this task can run a bundle of this manifest."""
+    inputs, outputs = {spec.name for spec in manifest.inputs}, {spec.name for spec in manifest.outputs}
+    facts = manifest.preprocessing
+    if not inputs <= {"input_ids", "attention_mask", "token_type_ids"} or not {"start_logits", "end_logits"} <= outputs:
+        raise BundleError("manifest.json: inputs or outputs are not those of question answering")
+    if "sequence" not in manifest.axes:
+        raise BundleError("manifest.json: axis 'sequence' has no entry in 'axes'")
+    if facts.get("padding_side") not in ("left", "right") or type(facts.get("cls_token_id")) not in (int, type(None)):
+        raise BundleError("manifest.json.preprocessing: padding_side or cls_token_id is missing or wrong")
+
+
 class QuestionAnswering:
     """See `cpuc.runtime.tasks.Task`."""
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
+        _check_manifest(manifest)
         self._tokenizer_json = tokenizer_json.decode()
         self._tokenizer = self._make_tokenizer()
         self._names = [spec.name for spec in manifest.inputs]
@@ -115,21 +129,21 @@ class QuestionAnswering:
 
     def options(self, given: Mapping[str, Any]) -> Options:
         options: Options = build_options(Options, given, "question-answering")
-        limit = self._model_length
-        length = options.max_seq_length
+        for name, value, minimum in (
+            ("top_k", options.top_k, 1),
+            ("max_seq_length", options.max_seq_length, 1),
+            ("doc_stride", options.doc_stride, 0),
+            ("max_answer_length", options.max_answer_length, 1),
+        ):
+            optional = value is None and name != "max_answer_length"
+            if not optional and (type(value) is not int or value < minimum):
+                raise InputError(f"{name} is {value!r}, must be a whole number of at least {minimum}")
+        limit, length = self._model_length, options.max_seq_length
         if length is None:
             length = min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)
         elif limit is not None and length > limit:
             raise InputError(f"max_seq_length is {length}, but the model takes at most {limit} tokens")
         stride = min(DEFAULT_STRIDE, length // 2) if options.doc_stride is None else options.doc_stride
-        for name, value, minimum in (
-            ("top_k", options.top_k, 1),
-            ("max_seq_length", length, 1),
-            ("doc_stride", stride, 0),
-            ("max_answer_length", options.max_answer_length, 1),
-        ):
-            if value is not None and (type(value) is not int or value < minimum):
-                raise InputError(f"{name} is {value!r}, must be a whole number of at least {minimum}")
         return dataclasses.replace(options, max_seq_length=length, doc_stride=stride)
 
     def parse(self, value: Any, where: str) -> Question:
@@ -147,6 +161,7 @@ class QuestionAnswering:
             if not value[name].strip():
                 raise InputError(f"{where}: field {name!r} is empty")
             reject_surrogates(value[name], f"{where}: field {name!r}")
+        reject_surrogates(json.dumps(value.get("id"), ensure_ascii=False), f"{where}: field 'id'")
         return Question(value["question"], value["context"], value.get("id"), where)
 
     def encode(self, record: Question, options: Options) -> list[Row]:
