@@ -100,6 +100,9 @@ def test_run_agrees_with_python(cli: Run, fp32: Path, model: cpuc.Model) -> None
         ('{"question": "Who?", "context": "Ada."}\n{"question": "Who?", "context": ""}', ["line 2: field 'context' is empty"]),
         ('{"data": [{"paragraphs": [{"qas": [{"question": "Who?"}]}]}]}', ["data[0].paragraphs[0]", "'context' is missing"]),
         ('{"data": 3}', ["SQuAD"]),
+        ('{"id": 1e999, "question": "Who?", "context": "Ada."}', ["1e999 is not JSON"]),
+        ('{"id": ' + "9" * 5000 + "}", ["too many digits"]),
+        ('{"id": "\\ud800", "question": "Who?", "context": "Ada."}', ["field 'id' has half a surrogate pair"]),
     ],
 )
 def test_wrong_input_says_where(cli: Run, fp32: Path, data: str, parts: list[str]) -> None:
@@ -128,7 +131,28 @@ def test_output_is_not_replaced_without_force(cli: Run, fp32: Path, minilm: Path
     assert json.loads(target.read_text())["answer"] == "Ada Lovelace"
 
 
+def test_output_goes_through_a_link_and_never_onto_a_device(cli: Run, fp32: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    os.mkfifo(tmp_path / "pipe")
+    done = cli("run", fp32, "-i", "-", "-o", tmp_path / "link.json", "--force", stdin=json.dumps(RECORD))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["answer"] == "Ada Lovelace"
+    fails(cli("run", fp32, "-i", "-", "-o", tmp_path / "pipe", "--force", stdin=json.dumps(RECORD)), "not a regular file")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_closed_streams_are_errors(fp32: Path) -> None:
+    program = Path(sys.executable).with_name("cpuc")
+    for redirection, stream in (("<&-", "input"), ("</dev/null >&-", "output")):
+        command = ["sh", "-c", f'"{program}" run "{fp32}" -i - {redirection}']
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        fails(done, f"standard {stream} is closed")
+
+
 def test_output_that_cannot_be_written_is_told_at_once(cli: Run, minilm: Path, tmp_path: Path) -> None:
+    fails(cli("compile", minilm, "-o", tmp_path / ("x" * 300)), "cannot be written: File name too long")
     fails(cli("compile", minilm, "-o", tmp_path / "no" / "model.pt"), "no such folder")
     fails(cli("compile", minilm, "-o", tmp_path), "is a folder")
     fails(cli("compile", minilm, "-o", "/proc/model.pt"), "/proc")
@@ -242,6 +266,9 @@ def test_broken_models_are_refused(cli: Run, minilm: Path, tmp_path: Path) -> No
         ({"model_safetensors": b"garbage"}, ["config.json or model.safetensors cannot be loaded"]),
         ({"config_json": json.dumps({**config, "hidden_size": 768}).encode()}, ["another shape"]),
         ({"config_json": json.dumps({**config, "num_hidden_layers": 7}).encode()}, ["the weights lack", "layer.6"]),
+        ({"config_json": json.dumps({**config, "num_attention_heads": 0}).encode()}, ["config.json or", "ZeroDivisionError"]),
+        ({"config_json": json.dumps({**config, "hidden_size": "abc"}).encode()}, ["config.json or"]),
+        ({"tokenizer_config_json": b'{"tokenizer_class": "BertTokenizerFast", "model_max_length": 16}'}, ["only 16 tokens"]),
         ({"tokenizer_json": None}, ["tokenizer"]),
         ({"tokenizer_json": b"{"}, ["tokenizer"]),
     ]
