@@ -1,25 +1,10 @@
-"""Our own graph rewrites: a table of patterns and replacements, applied in order to the frozen graph.
-
-They run before IPEX's passes, which go on from what they leave. Both sides are TorchScript IR.
-"""
+"""Linear layers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from cpuc.compiler.rewrites.rewrite import Rewrite
 
-import torch
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """Every occurrence of `pattern` becomes `replacement`."""
-
-    name: str
-    pattern: str
-    replacement: str
-
-
-REWRITES = (
+LINEAR = (
     # IPEX leaves float32 linear layers to MKL unless its Python front end is asked to replace the modules. Packing
     # them here for oneDNN does the same to the graph, for every precision, and lets its passes fuse what follows.
     #
@@ -38,9 +23,3 @@ REWRITES = (
             return (%y)""",
     ),
 )
-
-
-def apply(graph: torch._C.Graph) -> None:
-    """Apply the table to `graph` in place, each entry wherever it matches."""
-    for rewrite in REWRITES:
-        torch._C._jit_pass_custom_pattern_based_rewrite_graph(rewrite.pattern, rewrite.replacement, graph)
