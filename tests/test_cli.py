@@ -186,7 +186,14 @@ def test_a_full_standard_output_is_an_error(fp32: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_compile_leaves_nothing(minilm: Path, tmp_path: Path, number: int, code: int) -> None:
     command = [Path(sys.executable).with_name("cpuc"), "compile", minilm, "-o", tmp_path / "model.pt"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background has its children ignore Ctrl-C, and they pass that on.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     while not list(tmp_path.iterdir()):  # the temporary file appears when the build begins
         assert process.poll() is None
         time.sleep(0.05)
