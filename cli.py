@@ -82,9 +82,18 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
 @click.option("--revision", help="Branch, tag or commit of a model on the Hub.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--verify/--no-verify", default=True, help="Compare the artifact with the original model.")
+@click.option("--allow-unlisted", is_flag=True, help="Try an architecture that is not listed; verification decides.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def compile_command(
-    model: str, output: Path, task: str | None, precision: str, revision: str | None, force: bool, verify: bool, as_json: bool
+    model: str,
+    output: Path,
+    task: str | None,
+    precision: str,
+    revision: str | None,
+    force: bool,
+    verify: bool,
+    allow_unlisted: bool,
+    as_json: bool,
 ) -> None:
     """Compile MODEL into one bundle.
 
@@ -107,6 +116,7 @@ def compile_command(
         revision=revision,
         force=force,
         verify=verify,
+        allow_unlisted=allow_unlisted,
         report=_reporter(),
     )
     if as_json:
@@ -119,29 +129,61 @@ def compile_command(
         click.echo(f"verified: {_proof(manifest)}")
 
 
-@main.command()
+class TaskOptions(click.Command):
+    """A command that has the options of every task besides its own, each once, as the tasks' `Options` describe them."""
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        if not self._added:
+            self._added = True
+            self.params += _task_options()
+        return super().get_params(context)
+
+    _added = False
+
+
+def _task_options() -> list[click.Parameter]:
+    import dataclasses
+
+    from cpuc.runtime import tasks
+
+    found: dict[str, tuple[dataclasses.Field[Any], list[str]]] = {}
+    for task in tasks.names():
+        for field in dataclasses.fields(tasks.task_module(task).Options):
+            found.setdefault(field.name, (field, []))[1].append(task)
+    options: list[click.Parameter] = []
+    for name, (field, users) in sorted(found.items()):
+        kind = str(field.type).split(" | ")[0]
+        given: dict[str, Any] = {"is_flag": True} if kind == "bool" else {"type": {"int": int, "str": str}[kind]}
+        if field.metadata["choices"]:
+            given["type"] = click.Choice(field.metadata["choices"])
+        who = ", ".join(users) if len(users) < 4 else f"{len(users)} tasks"
+        shown = kind != "bool" and field.default is not None and len(users) == 1
+        default = f"  [default: {field.default}]" if shown else ""
+        text = f"{field.metadata['help']}{default}  ({who})"
+        options.append(click.Option([f"--{name.replace('_', '-')}"], default=None, help=text, **given))
+    return options
+
+
+@main.command(cls=TaskOptions)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("-i", "--input", "source", required=True, help="JSON, JSON Lines or SQuAD's JSON; - is standard input.")
+@click.option("-i", "--input", "source", required=True, help="JSON or JSON Lines; - is standard input.")
 @click.option("-o", "--output", default="-", show_default=True, help="Where answers go; - is standard output.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@click.option("--top-k", type=int, help="Give a list of this many answers to each record.")
-@click.option("--max-seq-length", type=int, help="Tokens in a window.  [default: 384, or what the model allows]")
-@click.option("--doc-stride", type=int, help="Tokens that windows of a long context share.  [default: 128]")
-@click.option("--max-answer-length", type=int, help="Tokens in an answer.  [default: 30]")
-@click.option("--allow-no-answer", is_flag=True, default=None, help="Let the empty answer compete with the others.")
 @click.option("--raw", is_flag=True, help="Named tensors in (.npz or JSON), the model's outputs out.")
 @click.option("--check-digests/--no-check-digests", default=True, help="Compare the bundle with its SHA-256 digests first.")
 def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_digests: bool, **given: Any) -> None:
     """Answer the records in a file from BUNDLE.
 
-    A record is {"question": ..., "context": ...}, with an "id" if you like. The output has the form of the input: one
-    object, a list, or JSON Lines; SQuAD's own JSON gives a list. Offsets count Unicode characters of your context.
+    What a record is depends on the task: 'cpuc tasks' shows one of each. A record may have an "id", which its answer
+    repeats. The output has the form of the input: one record, a list, or JSON Lines; SQuAD's own JSON gives a list.
+    Offsets count Unicode characters of your text.
 
     \b
     Examples:
       cpuc run model.pt --input q.json
       cpuc run model.pt --input questions.jsonl --output answers.jsonl --top-k 3
       echo '{"question": "Who?", "context": "Ada wrote it."}' | cpuc run model.pt --input -
+      cpuc run ner.pt --input texts.json --aggregation-strategy simple
       cpuc run model.pt --raw --input tensors.npz --output logits.npz
     """
     from cpuc.runtime.bundle import check_writable, open_bundle
@@ -181,8 +223,38 @@ def _run_raw(bundle: Path, source: str, data: bytes, output: str, check_digests:
 
     opened = open_bundle(bundle)
     tensors = parse_tensors(data, _name(source), opened.manifest)
-    outputs = Engine(opened, check_digests=check_digests, warm_up=False).run(tensors)
+    outputs = Engine(opened, check_digests=check_digests).run(tensors)
     return format_tensors(outputs, npz=output.endswith(".npz"))
+
+
+@main.command("tasks")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def tasks_command(as_json: bool) -> None:
+    """List the tasks: what each takes and gives, with an example.
+
+    \b
+    Examples:
+      cpuc tasks
+      cpuc tasks --json | jq '."fill-mask".example'
+    """
+    import dataclasses
+    import json
+
+    from cpuc.runtime import tasks
+
+    about = {name: tasks.task_module(name).ABOUT for name in tasks.names()}
+    if as_json:
+        click.echo(json.dumps({name: dataclasses.asdict(each) for name, each in about.items()}, indent=2, ensure_ascii=False))
+        return
+    for name, each in about.items():
+        click.echo(name)
+        for title, value in (
+            ("takes", each.takes),
+            ("example", json.dumps(each.example, ensure_ascii=False)),
+            ("gives", each.gives),
+            ("answer", json.dumps(each.answer, ensure_ascii=False)),
+        ):
+            click.echo(f"  {title:<9}{value}")
 
 
 @main.command()

@@ -1,38 +1,31 @@
-"""The original model: eager, float32, with its tokenizer, from a local snapshot."""
+"""The original model: eager, float32, with what turns a user's input into its tensors, from a local snapshot."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cpuc.compiler.architectures import ARCHITECTURES
+from cpuc.compiler.preprocessing import Preprocessing, read_preprocessing
 from cpuc.compiler.source import Snapshot, Source
-from cpuc.compiler.tasks import TASKS
+from cpuc.compiler.tasks import TASKS, architecture_of
 from cpuc.runtime.errors import ModelError
-from cpuc.runtime.manifest import TensorSpec
-
-# What a text task's encoding can provide.
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# A question, special tokens and some context have to fit.
-SHORTEST = 32
 
 
 @dataclass(frozen=True)
 class Original:
-    """The model to compile (a PreTrainedModel) and what its tokenizer says of itself."""
+    """The model to compile and its preprocessing.
 
-    model: Any
-    tokenizer_json: bytes
-    preprocessing: dict[str, Any]
-    inputs: list[TensorSpec]
-    max_length: int | None
+    `pretrained` is the PreTrainedModel, `module` what is captured: the same, or what the task put around it.
+    """
+
+    pretrained: Any
+    module: Any
+    preprocessing: Preprocessing
 
 
 @contextlib.contextmanager
@@ -55,26 +48,24 @@ def quiet() -> Iterator[None]:
 
 
 def load_original(source: Source, snapshot: Snapshot, task: str, kind: str) -> Original:
-    """Load weights and tokenizer without executing anything that the snapshot holds.
+    """Load weights and preprocessing without executing anything that the snapshot holds.
 
     Raises:
         ModelError: files that cannot be read, weights that do not fit the configuration, or no usable tokenizer.
     """
     with quiet():
         model = _load_model(source.id, snapshot, task)
-        tokenizer = _load_tokenizer(source.id, snapshot.folder)
-    limits = [ARCHITECTURES[kind].max_length(model.config), tokenizer.model_max_length]
-    # Tokenizers without a limit of their own report 1e30.
-    max_length = min((int(limit) for limit in limits if isinstance(limit, int | float) and limit < 1e9), default=None)
-    if max_length is not None and max_length < SHORTEST:
-        raise ModelError(f"{source.id}: takes only {max_length} tokens (model_max_length, max_position_embeddings)")
-    return Original(
-        model=model,
-        tokenizer_json=tokenizer.backend_tokenizer.to_str().encode(),
-        preprocessing={"padding_side": tokenizer.padding_side, "cls_token_id": tokenizer.cls_token_id},
-        inputs=_signature(source.id, model, tokenizer),
-        max_length=max_length,
-    )
+        preprocessing = read_preprocessing(source, snapshot.folder, task, model, architecture_of(kind))
+    adapt = TASKS[task].adapt
+    module = model if adapt is None else adapt(model, snapshot.folder).eval()
+    return Original(model, module, preprocessing)
+
+
+def set_attention(model: Any, form: str | None) -> None:
+    """Have transformers trace attention in the form that an architecture's entry names."""
+    if form is None:
+        form = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+    model.set_attn_implementation(form)
 
 
 def _load_model(name: str, snapshot: Snapshot, task: str) -> Any:
@@ -119,38 +110,3 @@ def _and_more(items: list[str]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _load_tokenizer(name: str, folder: Path) -> Any:
-    import transformers
-
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            os.fspath(folder), use_fast=True, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # transformers raises whatever its parsers met
-        raise ModelError(f"{name}: the tokenizer cannot be loaded: {_first_line(error)}") from error
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ModelError(f"{name}: the tokenizer has no fast form (tokenizer.json), which the runtime needs")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ModelError(f"{name}: has no vocabulary (tokenizer.json, vocab.txt or the like)")
-    return tokenizer
-
-
-def _signature(name: str, model: Any, tokenizer: Any) -> list[TensorSpec]:
-    """The inputs, in the order of the model's ``forward``: those that the tokenizer makes for this model."""
-    config = model.config
-    largest = {
-        "input_ids": model.get_input_embeddings().num_embeddings - 1,
-        "attention_mask": 1,
-        "token_type_ids": max(getattr(config, "type_vocab_size", 1) or 1, 1) - 1,
-    }
-    pads = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
-    wanted = set(tokenizer.model_input_names) & set(TEXT_INPUTS) | {"input_ids", "attention_mask"}
-    names = [parameter for parameter in inspect.signature(model.forward).parameters if parameter in wanted]
-    if tokenizer.vocab_size > largest["input_ids"] + 1:
-        raise ModelError(
-            f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the model only {largest['input_ids'] + 1}: "
-            "they do not belong together"
-        )
-    return [TensorSpec(each, "int64", ["batch", "sequence"], 0, largest[each], pads[each]) for each in names]

@@ -5,23 +5,24 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpuc.compiler.architectures import ARCHITECTURES
 from cpuc.compiler.precision import PRECISIONS
 from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
-from cpuc.compiler.tasks import TASKS, select
+from cpuc.compiler.tasks import TASKS, architecture_of, select
 from cpuc.runtime import bundle
 from cpuc.runtime.errors import InputError
 from cpuc.runtime.libraries import installed_versions
-from cpuc.runtime.manifest import FORMAT_VERSION, Axis, Build, Manifest, TensorSpec
+from cpuc.runtime.manifest import FORMAT_VERSION, Build, Manifest, TensorSpec
 from cpuc.runtime.manifest import Source as SourceRecord
 from cpuc.runtime.tasks import load_task
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cpuc.compiler.loading import Original
 
 FUSER = "ipex"
@@ -37,6 +38,7 @@ def compile(
     revision: str | None = None,
     force: bool = False,
     verify: bool = True,
+    allow_unlisted: bool = False,
     report: Report = lambda _: None,
 ) -> Manifest:
     """Compile a Hugging Face model into one bundle.
@@ -49,6 +51,7 @@ def compile(
         revision: branch, tag or commit on the Hub.
         force: replace `output` if it exists.
         verify: compare the artifact with the original model; without it the manifest's proof is null.
+        allow_unlisted: try an architecture that is not in the table; it is always verified.
         report: called with the name of each stage as it begins.
 
     Returns:
@@ -61,11 +64,13 @@ def compile(
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} is not supported; supported: {', '.join(PRECISIONS)}")
+    if allow_unlisted and not verify:
+        raise InputError("an architecture that is not listed is always verified: leave out --no-verify")
     target = Path(output)
     bundle.check_writable(target, force=force)
     report("finding the model")
     source = resolve(model, revision)
-    task, kind = select(source.id, source.config, task)
+    task, kind = select(source, task, allow_unlisted=allow_unlisted)
     report("fetching weights")
     files = snapshot(source)
     with bundle.atomic_write(target, force=force) as staged:
@@ -82,24 +87,27 @@ def _build(
 
     from cpuc.compiler.capture import capture, run_eager
     from cpuc.compiler.fusion import fuse
-    from cpuc.compiler.loading import load_original, quiet
+    from cpuc.compiler.loading import load_original, quiet, set_attention
     from cpuc.compiler.verification import compare, make_sample, replay
 
     chosen = PRECISIONS[precision]
     original = load_original(source, files, task, kind)
     manifest = _describe(source, files, original, task, kind, precision)
-    extra = {"tokenizer.json": original.tokenizer_json}
+    extra = original.preprocessing.extra
     runtime_task = load_task(manifest, extra.__getitem__)
-    sample = make_sample(runtime_task, manifest, TASKS[task].records())
-    inputs, outputs = [spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]
+    sample = make_sample(runtime_task, manifest, TASKS[task].records(manifest.preprocessing))
+    inputs = [spec.name for spec in manifest.inputs]
     with quiet():
-        if verify:
-            report("running the original model")
-            eager = [run_eager(original.model, inputs, outputs, batch.inputs) for batch in sample.batches]
-        original.model.set_attn_implementation(ARCHITECTURES[kind].attention)
+        report("running the original model")
+        # Without verification one batch is enough to see the outputs' shapes.
+        tried = sample.batches if verify else sample.batches[:1]
+        eager = [run_eager(original.module, inputs, list(TASKS[task].outputs), batch.inputs) for batch in tried]
+        manifest = replace(manifest, outputs=_outputs(TASKS[task].outputs, eager[0]))
+        outputs = [spec.name for spec in manifest.outputs]
+        set_attention(original.pretrained, architecture_of(kind).attention)
         example = next(batch.inputs for batch in sample.batches if len(batch.rows) > 2)
         report("capturing the graph")
-        frozen = capture(original.model.to(getattr(torch, chosen.dtype)), inputs, outputs, example)
+        frozen = capture(original.module.to(getattr(torch, chosen.dtype)), inputs, outputs, example)
         report("fusing the graph")
         fused = fuse(frozen, inputs, example)
     manifest = replace(manifest, build=replace(manifest.build, fused=fused.fused, unfused=fused.unfused))
@@ -115,17 +123,26 @@ def _build(
 
 
 def _describe(source: Source, files: Snapshot, original: Original, task: str, kind: str, precision: str) -> Manifest:
-    """The manifest as far as it is known before capture: no fusions, no proof, no digests."""
+    """The manifest as far as it is known before the model has run: no fusions, no proof, no digests."""
     return Manifest(
         format_version=FORMAT_VERSION,
         cpuc_version=importlib.metadata.version("cpuc"),
         task=task,
         architecture=kind,
         source=SourceRecord(source.id, source.revision, source.license, files.weights),
-        axes={"batch": Axis(1, None), "sequence": Axis(1, original.max_length)},
-        inputs=original.inputs,
-        outputs=[TensorSpec(name, "float32", shape) for name, shape in TASKS[task].outputs.items()],
-        preprocessing=original.preprocessing,
+        axes=original.preprocessing.axes,
+        inputs=original.preprocessing.inputs,
+        # Their fixed sizes are not known before the model has run.
+        outputs=[TensorSpec(name, "float32", list(free.values())) for name, free in TASKS[task].outputs.items()],
+        preprocessing=original.preprocessing.facts,
         build=Build(precision, FUSER, **installed_versions(), isa=PRECISIONS[precision].isa, fused={}, unfused={}),
         proof=None,
     )
+
+
+def _outputs(free: dict[str, dict[int, str]], batch: Mapping[str, np.ndarray]) -> list[TensorSpec]:
+    """The outputs' specifications: `free` names their free axes, a batch of them shows the other sizes."""
+    return [
+        TensorSpec(name, "float32", [free[name].get(axis, size) for axis, size in enumerate(array.shape)])
+        for name, array in batch.items()
+    ]

@@ -40,3 +40,29 @@ def questions() -> list[dict[str, Any]]:
         {"question": "When was the idea of an ice age put forward?", "context": _GLACIER},
         {"question": "Who persuaded the harbour board?", "context": f"{_GLACIER} {_BRIDGE} {_LIGHTHOUSE} {_BAKERY}"},
     ]
+
+
+def texts() -> list[dict[str, Any]]:
+    """Plain texts, from a handful of tokens to about three hundred."""
+    return [{"text": text} for text in (_BAKERY, _LIGHTHOUSE, _CAFE, _BRIDGE, _GLACIER, "Closed.")]
+
+
+def candidates() -> list[dict[str, Any]]:
+    """Records for zero-shot classification."""
+    labels = ["food", "engineering", "weather", "travel"]
+    return [{"text": text, "candidate_labels": labels} for text in (_BAKERY, _CAFE, _BRIDGE, _GLACIER)]
+
+
+def choices() -> list[dict[str, Any]]:
+    """Records for multiple choice."""
+    return [
+        {"text": _BAKERY, "choices": ["By noon there is no bread.", "The lamp burned oil.", "It began to snow."]},
+        {"text": _BRIDGE, "choices": ["The tram is popular.", "The cables were new, and nobody had to wait."]},
+        {"text": _GLACIER, "choices": ["Rivers run low in late summer.", "Rye bread costs 4.20 euros."]},
+    ]
+
+
+def masked(mask: str) -> list[dict[str, Any]]:
+    """Texts with a mask token, written `mask`, in place of a word."""
+    blanks = ((_BAKERY, "bread"), (_LIGHTHOUSE, "oil"), (_CAFE, "serves"), (_BRIDGE, "bridge"), (_GLACIER, "snow"))
+    return [{"text": text.replace(word, mask, 1)} for text, word in blanks]

@@ -14,11 +14,17 @@ from cpuc.compiler import names
 from cpuc.runtime.errors import ModelError
 
 CONFIG = "config.json"
+# Says that a model is one of sentence-transformers, and which modules follow the encoder.
+SENTENCE_TRANSFORMERS = "modules.json"
 # Everything but the weights that a compile may need; small, and nothing that is executed.
 SIDE_FILES = (
     "README.md",
     "added_tokens.json",
+    "config_sentence_transformers.json",
     "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentence_bert_config.json",
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "spiece.model",
@@ -116,6 +122,25 @@ def _read_config(name: str, path: Path | None) -> dict[str, Any]:
     return _read_json(name, path)
 
 
+def sentence_modules(source: Source) -> dict[str, str]:
+    """The modules that follow the encoder in a model of sentence-transformers: folder → class, in order."""
+    path = source.fetch(SENTENCE_TRANSFORMERS)
+    if path is None:
+        return {}
+    try:
+        entries = json.loads(path.read_bytes())
+        modules = {str(entry["path"]): str(entry["type"]).split(".")[-1] for entry in entries}
+    except (ValueError, RecursionError, TypeError, KeyError, OSError) as error:
+        raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} cannot be read ({_first_line(error)})") from None
+    if next(iter(modules.items()), None) != ("", "Transformer"):
+        raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} does not begin with a Transformer in the model's own folder")
+    for folder in modules:
+        if Path(folder).name != folder:
+            raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} names the folder {folder!r}, which is not one of its own")
+    del modules[""]
+    return modules
+
+
 def _read_json(name: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
@@ -208,6 +233,9 @@ def snapshot(source: Source) -> Snapshot:
     """Make all needed files local. Raises ModelError if there are no weights, or shards are missing."""
     for file in SIDE_FILES:
         source.fetch(file)
+    for folder in sentence_modules(source):
+        for file in (CONFIG, WEIGHTS[0], WEIGHTS[2]):
+            source.fetch(f"{folder}/{file}")
     for weights in WEIGHTS:
         path = source.fetch(weights)
         if path is not None:

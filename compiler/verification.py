@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from cpuc.runtime.errors import ModelError, ParityError
+from cpuc.runtime.errors import InputError, ModelError, ParityError
 from cpuc.runtime.manifest import Manifest, Proof
-from cpuc.runtime.model import pad_rows
+from cpuc.runtime.model import cut_rows, pad_rows
 from cpuc.runtime.tasks import Row, Task
 
 Arrays = Mapping[str, np.ndarray]
@@ -40,19 +40,29 @@ class Sample:
 
 
 def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]]) -> Sample:
-    """Encode `records` and batch their rows: each alone, a few short ones together, the shortest with the longest."""
+    """Encode `records` and batch their rows: each alone, a few short ones together, the shortest with the longest.
+
+    Records that are too long for the model are left out. Raises ModelError if hardly any are left.
+    """
     options = task.options({})
-    parsed = [task.parse(record, f"sample {i + 1}") for i, record in enumerate(records)]
+    parsed: list[Any] = []
     rows: list[Row] = []
     owned = []
-    for record in parsed:
-        encoded = task.encode(record, options)
+    for i, value in enumerate(records):
+        record = task.parse(value, f"sample {i + 1}")
+        try:
+            encoded = task.encode(record, options)
+        except InputError:
+            continue
+        parsed.append(record)
         owned.append(list(range(len(rows), len(rows) + len(encoded))))
         rows += encoded
-    pads = {spec.name: spec.pad or 0 for spec in manifest.inputs}
+    if len(rows) < 3:
+        raise ModelError("the model takes inputs so short that there is nothing to trace and verify it with")
     order = sorted(range(len(rows)), key=lambda i: rows[i].length)
     together = [[i] for i in order] + [order[:5], [order[0], order[-1]]]
-    batches = [Batch(indices, pad_rows([rows[i] for i in indices], pads)) for indices in together]
+    side = task.padding_side
+    batches = [Batch(indices, pad_rows([rows[i] for i in indices], manifest.inputs, side)) for indices in together]
     return Sample(parsed, owned, rows, batches, options)
 
 
@@ -86,7 +96,7 @@ def compare(
 
     Raises ParityError if they are outside `tolerance` (see `Precision.tolerance`), or not finite.
     """
-    expected, actual = _values(manifest, sample, eager), _values(manifest, sample, artifact)
+    expected, actual = (_values(task, manifest, sample, outputs) for outputs in (eager, artifact))
     if not np.isfinite(expected).all():
         raise ModelError("the original model itself gives NaN or infinite values on ordinary text")
     difference = np.abs(actual - expected)
@@ -117,14 +127,12 @@ def _round(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _values(manifest: Manifest, sample: Sample, outputs: Sequence[Arrays]) -> np.ndarray:
+def _values(task: Task, manifest: Manifest, sample: Sample, outputs: Sequence[Arrays]) -> np.ndarray:
     """All output values at positions that are not padding, as one float64 vector."""
     values = []
     for batch, arrays in zip(sample.batches, outputs, strict=True):
-        for spec in manifest.outputs:
-            for i, row in enumerate(batch.rows):
-                end = sample.rows[row].length if "sequence" in spec.shape else None
-                values.append(arrays[spec.name][i, :end].ravel())
+        for row in cut_rows([sample.rows[i] for i in batch.rows], manifest.outputs, arrays, task.padding_side):
+            values += [row[spec.name].ravel() for spec in manifest.outputs]
     return np.concatenate(values).astype(np.float64)
 
 
@@ -135,5 +143,14 @@ def _answers(task: Task, sample: Sample, outputs: Sequence[Arrays]) -> list[Any]
     for record, owned in zip(sample.records, sample.owned, strict=True):
         single = [{name: array[0] for name, array in alone[row].items()} for row in owned]
         answer = task.decode(record, [sample.rows[row] for row in owned], single, sample.options)
-        answers.append({key: value for key, value in answer.to_json().items() if key != "score"})
+        answers.append(_without_scores(answer.to_json()))
     return answers
+
+
+def _without_scores(value: Any) -> Any:
+    """JSON without its numbers that are not whole: scores and vectors, which the differences speak of."""
+    if isinstance(value, dict):
+        return {key: _without_scores(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_scores(item) for item in value if not isinstance(item, float)]
+    return None if isinstance(value, float) else value

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # In rising order, as torch.backends.cpu.get_cpu_capability names them.
 CAPABILITIES = ("NO AVX", "DEFAULT", "AVX2", "AVX512")
-# Sizes of free axes in the run that prepares a loaded artifact, as far as its bounds allow.
-WARM_UP = {"batch": 1, "sequence": 384}
 
 
 class Engine:
@@ -28,13 +26,12 @@ class Engine:
     Args:
         bundle: what ``open_bundle`` returned.
         check_digests: compare every member with its SHA-256 first. Leave it on unless the file was verified otherwise.
-        warm_up: run one window before returning, so that the first request is as fast as the others.
 
     Raises:
         BundleError: the bundle is damaged, or was made for other versions or another CPU.
     """
 
-    def __init__(self, bundle: Bundle, *, check_digests: bool = True, warm_up: bool = True) -> None:
+    def __init__(self, bundle: Bundle, *, check_digests: bool = True) -> None:
         self.manifest = bundle.manifest
         check_versions(bundle)
         if check_digests:
@@ -49,23 +46,6 @@ class Engine:
             self._module = torch.jit.load(str(bundle.path), map_location="cpu")
         except RuntimeError as error:
             raise BundleError(f"{bundle.path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
-        if warm_up and all(axis.minimum <= WARM_UP.get(name, 1) for name, axis in self.manifest.axes.items()):
-            self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Run one window of the default size, so that threads, buffers and kernels exist before the first request.
-
-        oneDNN generates code for each number of rows when it first meets it; a full window is the one met most.
-        """
-        import torch
-
-        sizes = {name: min(WARM_UP.get(name, 1), axis.maximum or 2**31) for name, axis in self.manifest.axes.items()}
-        inputs = {}
-        for spec in self.manifest.inputs:
-            shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
-            value = 1 if spec.maximum is None else min(1, spec.maximum)
-            inputs[spec.name] = torch.full(shape, value, dtype=getattr(torch, spec.dtype))
-        self(inputs)
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run the graph; `inputs` and the result are named as in the manifest's signature.

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cpuc.runtime.bundle import open_bundle
 from cpuc.runtime.engine import Engine
-from cpuc.runtime.manifest import Manifest
+from cpuc.runtime.manifest import LARGEST_SIZE, Manifest, TensorSpec
 from cpuc.runtime.tasks import Row, Task, load_task
 
-# Tokens in a batch, padding included. Short rows share the cost of a call; beyond this, activations leave the cache
-# (on two cores 2048 was as fast in bf16 and slower in fp32).
-BATCH_TOKENS = 1024
+# Sizes of free axes in the run that prepares a loaded artifact, as far as its bounds allow.
+WARM_UP = {"sequence": 384, "samples": 80_000}
 # Records encoded at a time: enough to sort by length, few enough to keep memory flat on long files.
 CHUNK_RECORDS = 1024
 
@@ -29,7 +28,8 @@ class Model:
         self.manifest: Manifest = engine.manifest
         self._engine = engine
         self._task = task
-        self._pads = {spec.name: spec.pad or 0 for spec in self.manifest.inputs}
+        # Without a mask the graph cannot tell padding from values: rows of different sizes stay apart.
+        self._mixes = any(spec.name == "attention_mask" for spec in self.manifest.inputs)
 
     def __call__(self, inputs: Any, *, progress: Progress | None = None, **options: Any) -> Any:
         """Answer one record or a list of them, as the task describes (``{"question": …, "context": …}``).
@@ -65,7 +65,7 @@ class Model:
         owner = [i for i, group in enumerate(encoded) for _ in group]
         missing = [len(group) for group in encoded]
         outputs: list[dict[str, np.ndarray]] = [{}] * len(rows)
-        for batch in batches([row.length for row in rows], BATCH_TOKENS):
+        for batch in batches([row.length for row in rows], self._task.batch_budget, mixed=self._mixes):
             for index, output in zip(batch, self._run([rows[i] for i in batch]), strict=True):
                 outputs[index] = output
                 missing[owner[index]] -= 1
@@ -80,12 +80,16 @@ class Model:
 
     def _run(self, rows: list[Row]) -> list[dict[str, np.ndarray]]:
         """The outputs of each row, without padding."""
-        outputs = self.raw(pad_rows(rows, self._pads))
-        per_token = {spec.name: spec.shape[1:2] == ["sequence"] for spec in self.manifest.outputs}
-        return [
-            {name: array[i, : row.length] if per_token[name] else array[i] for name, array in outputs.items()}
-            for i, row in enumerate(rows)
-        ]
+        side = self._task.padding_side
+        return cut_rows(rows, self.manifest.outputs, self.raw(pad_rows(rows, self.manifest.inputs, side)), side)
+
+    def warm_up(self) -> None:
+        """Run one row of the usual size, so that threads, buffers and kernels exist before the first request.
+
+        oneDNN generates code for each number of rows when it first meets it; a full window is the one met most.
+        """
+        sizes = {name: min(WARM_UP.get(name, 1), axis.maximum or LARGEST_SIZE) for name, axis in self.manifest.axes.items()}
+        self.raw(pad_rows([self._task.warm_up()], self.manifest.inputs, self._task.padding_side, sizes))
 
     def raw(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph on named arrays of the manifest's signature; returns its outputs by name.
@@ -109,18 +113,23 @@ def load(path: str | os.PathLike[str], *, check_digests: bool = True, warm_up: b
     """
     bundle = open_bundle(path)
     task = load_task(bundle.manifest, bundle.read)
-    return Model(Engine(bundle, check_digests=check_digests, warm_up=warm_up), task)
+    model = Model(Engine(bundle, check_digests=check_digests), task)
+    if warm_up:
+        model.warm_up()
+    return model
 
 
-def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
+def batches(lengths: list[int], budget: int, *, mixed: bool = True) -> Iterator[list[int]]:
     """Indices of rows grouped so that longest length × rows stays within `budget`, longest rows first.
 
-    Longest first, so that the largest buffers are allocated once and memory does not creep up.
+    Longest first, so that the largest buffers are allocated once and memory does not creep up. Unless `mixed`, the rows
+    of a batch are all of one length.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
     for index in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+        longest = lengths[batch[0]] if batch else 0
+        if batch and ((len(batch) + 1) * longest > budget or not (mixed or lengths[index] == longest)):
             yield batch
             batch = []
         batch.append(index)
@@ -128,13 +137,39 @@ def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def pad_rows(rows: list[Row], pads: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Stack rows into arrays of shape [rows, longest], filled up on the right with `pads`."""
-    longest = max(row.length for row in rows)
+def pad_rows(
+    rows: Sequence[Row], specs: Sequence[TensorSpec], side: str, sizes: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
+    """Stack rows into arrays of shape [rows, longest, …], filled up with each input's `pad` on the given side.
+
+    `sizes` gives free axes a size of their own, where that is more than the longest row's.
+    """
     arrays = {}
-    for name, first in rows[0].inputs.items():
-        array = np.full((len(rows), longest), pads[name], first.dtype)
-        for i, row in enumerate(rows):
-            array[i, : row.length] = row.inputs[name]
-        arrays[name] = array
+    for spec in specs:
+        values = [row.inputs[spec.name] for row in rows]
+        least = [(sizes or {}).get(str(axis), 1) for axis in spec.shape[1:]]
+        shape = [max(each) for each in zip(least, *(value.shape for value in values), strict=True)]
+        array = np.full((len(rows), *shape), spec.pad or 0, values[0].dtype)
+        for i, value in enumerate(values):
+            array[i][tuple(_part(size, total, side) for size, total in zip(value.shape, shape, strict=True))] = value
+        arrays[spec.name] = array
     return arrays
+
+
+def cut_rows(
+    rows: Sequence[Row], specs: Sequence[TensorSpec], outputs: Mapping[str, np.ndarray], side: str
+) -> list[dict[str, np.ndarray]]:
+    """The outputs of each row, free axes cut to the row's own sizes: the inverse of `pad_rows`."""
+    cut = []
+    for i, row in enumerate(rows):
+        own = {}
+        for spec in specs:
+            array = outputs[spec.name][i]
+            sizes = [row.sizes.get(str(axis), total) for axis, total in zip(spec.shape[1:], array.shape, strict=True)]
+            own[spec.name] = array[tuple(_part(size, total, side) for size, total in zip(sizes, array.shape, strict=True))]
+        cut.append(own)
+    return cut
+
+
+def _part(size: int, total: int, side: str) -> slice:
+    return slice(size) if side == "right" else slice(total - size, total)

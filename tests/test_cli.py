@@ -228,7 +228,10 @@ def test_inspect_shows_the_manifest(cli: Run, fp32: Path) -> None:
     ("config", "parts"),
     [
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, ["architecture 'gpt2' is not supported", "bert"]),
-        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, ["BertForMaskedLM", "ForQuestionAnswering"]),
+        (
+            {"model_type": "bert", "architectures": ["BertForNextSentencePrediction"]},
+            ["BertForNextSentencePrediction", "ForQuestionAnswering (question-answering)", "ForMaskedLM (fill-mask)"],
+        ),
         ({"model_type": "bert"}, ["names no architectures", "--task"]),
         ({"architectures": ["BertForQuestionAnswering"]}, ["names no model_type"]),
         (

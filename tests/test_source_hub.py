@@ -153,7 +153,7 @@ class TestNothingThere:
         "config",
         [
             {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
-            {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+            {"model_type": "bert", "architectures": ["BertForNextSentencePrediction"]},
             {"model_type": "bert", "architectures": ["BertForQuestionAnswering"], "quantization_config": {"bits": 4}},
             {"architectures": ["BertForQuestionAnswering"]},
         ],
@@ -163,5 +163,5 @@ class TestNothingThere:
         publish({**TINY, "config.json": json.dumps(config)})
         line = user.fails(NAME)
         assert NAME in line
-        assert str(config.get("model_type", "no model_type")) in line or "BertForMaskedLM" in line or "quantised" in line
+        assert str(config.get("model_type", "no model_type")) in line or "BertForNextSentencePrediction" in line or "quantised" in line
         assert hub.downloads() == ["config.json"]

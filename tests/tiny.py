@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from cpuc.compiler import samples
+from cpuc.compiler.tasks import TASKS
 
 SIZES: dict[str, Any] = {
     "hidden_size": 128,
@@ -34,8 +35,8 @@ EXTRA: dict[str, dict[str, Any]] = {
 ROBERTA_LIKE = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 
-def make_model(folder: Path, kind: str, **overrides: Any) -> Path:
-    """Write a random model of `kind` with a question-answering head, and a tokenizer, to `folder`; returns it."""
+def make_model(folder: Path, kind: str, task: str = "question-answering", **overrides: Any) -> Path:
+    """Write a random model of `kind` with the head for `task`, and a tokenizer, to `folder`; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, special = _byte_level() if kind in ROBERTA_LIKE else _word_piece()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -51,7 +52,7 @@ def make_model(folder: Path, kind: str, **overrides: Any) -> Path:
         **{**sizes, **EXTRA.get(kind, {}), **overrides},
     )
     torch.manual_seed(0)
-    model = transformers.AutoModelForQuestionAnswering.from_config(config).eval()
+    model = getattr(transformers, TASKS[task].auto_class).from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Fresh biases are zero and fresh norms are one: a graph that dropped or swapped them would go unnoticed.

@@ -8,8 +8,6 @@ a span that ends before it starts, which that pipeline could return with score 0
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +16,17 @@ import numpy as np
 import tokenizers
 
 from cpuc.runtime.errors import BundleError, InputError
+from cpuc.runtime.labels import with_id
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.records import reject_surrogates
-from cpuc.runtime.tasks import Row, build_options
+from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.text import TextTask, fields_of, string_field
 
+ABOUT = About(
+    takes="a question and a context; long contexts are split into windows; SQuAD's own JSON is read too",
+    gives="the span of the context that answers: its text, probability, and offsets in Unicode characters",
+    example={"question": "Who wrote it?", "context": "Ada Lovelace wrote it in London."},
+    answer={"answer": "Ada Lovelace", "score": 0.98, "start": 0, "end": 12},
+)
 MASKED = -10000.0
 DEFAULT_LENGTH, DEFAULT_STRIDE = 384, 128
 
@@ -50,7 +55,7 @@ class Answer:
     id: Any = None
 
     def to_json(self) -> dict[str, Any]:
-        return _with_id(self.id, {"answer": self.answer, "score": self.score, "start": self.start, "end": self.end})
+        return with_id(self.id, {"answer": self.answer, "score": self.score, "start": self.start, "end": self.end})
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,18 @@ class Answers:
     id: Any = None
 
     def to_json(self) -> dict[str, Any]:
-        return _with_id(self.id, {"answers": [dataclasses.replace(each, id=None).to_json() for each in self.answers]})
-
-
-def _with_id(identity: Any, record: dict[str, Any]) -> dict[str, Any]:
-    return record if identity is None else {"id": identity, **record}
+        return with_id(self.id, {"answers": [dataclasses.replace(each, id=None).to_json() for each in self.answers]})
 
 
 @dataclass(frozen=True)
 class Options:
     """Lengths are in tokens; None stands for 384 and 128, or less if the model allows less."""
 
-    top_k: int | None = None
-    max_seq_length: int | None = None
-    doc_stride: int | None = None
-    max_answer_length: int = 30
-    allow_no_answer: bool = False
+    top_k: int | None = option(None, "Give this many results to each record, as a list.", minimum=1)
+    max_seq_length: int | None = option(None, "Tokens in a window.  [default: 384, or what the model allows]", minimum=1)
+    doc_stride: int | None = option(None, "Tokens that windows of a long context share.  [default: 128]", minimum=0)
+    max_answer_length: int = option(30, "Tokens in an answer.", minimum=1)
+    allow_no_answer: bool = option(False, "Let the empty answer compete with the others.")
 
 
 @dataclass(frozen=True)
@@ -89,56 +90,22 @@ class _Window:
     allowed: np.ndarray
 
 
-def _check_manifest(manifest: Manifest) -> None:
-    """Raise BundleError unless this task can run a bundle of this manifest."""
-    inputs, outputs = {spec.name for spec in manifest.inputs}, {spec.name for spec in manifest.outputs}
-    facts = manifest.preprocessing
-    if not inputs <= {"input_ids", "attention_mask", "token_type_ids"} or not {"start_logits", "end_logits"} <= outputs:
-        raise BundleError("manifest.json: inputs or outputs are not those of question answering")
-    if "sequence" not in manifest.axes:
-        raise BundleError("manifest.json: axis 'sequence' has no entry in 'axes'")
-    if facts.get("padding_side") not in ("left", "right") or type(facts.get("cls_token_id")) not in (int, type(None)):
-        raise BundleError("manifest.json.preprocessing: padding_side or cls_token_id is missing or wrong")
-
-
-class QuestionAnswering:
+class QuestionAnswering(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
-        _check_manifest(manifest)
-        self._tokenizer_json = tokenizer_json.decode()
-        self._tokenizer = self._make_tokenizer()
-        self._names = [spec.name for spec in manifest.inputs]
-        self._model_length = manifest.axes["sequence"].maximum
+        super().__init__(manifest, tokenizer_json)
         # The side of a pair that the context is on: XLNet's tokenizers pad on the left and take the question last.
-        self._side = int(manifest.preprocessing["padding_side"] == "right")
-        self._cls_id: int | None = manifest.preprocessing["cls_token_id"]
-        # Truncation is state of a tokenizer, and threads may ask for different windows: one tokenizer for each.
-        self._splitting = functools.lru_cache(maxsize=16)(self._make_splitting_tokenizer)
-
-    def _make_tokenizer(self) -> tokenizers.Tokenizer:
-        tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer_json)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
-
-    def _make_splitting_tokenizer(self, length: int, stride: int) -> tokenizers.Tokenizer:
-        tokenizer = self._make_tokenizer()
-        tokenizer.enable_truncation(length, stride=stride, strategy="only_second" if self._side else "only_first")
-        return tokenizer
+        self._side = int(self.padding_side == "right")
+        self._cls_id: int | None = manifest.preprocessing.get("cls_token_id")
+        if type(self._cls_id) not in (int, type(None)):
+            raise BundleError("manifest.json.preprocessing: cls_token_id is wrong")
+        if not {"start_logits", "end_logits"} <= {spec.name for spec in manifest.outputs}:
+            raise BundleError("manifest.json: the outputs are not those of question answering")
 
     def options(self, given: Mapping[str, Any]) -> Options:
         options: Options = build_options(Options, given, "question-answering")
-        for name, value, minimum in (
-            ("top_k", options.top_k, 1),
-            ("max_seq_length", options.max_seq_length, 1),
-            ("doc_stride", options.doc_stride, 0),
-            ("max_answer_length", options.max_answer_length, 1),
-        ):
-            optional = value is None and name != "max_answer_length"
-            if not optional and (type(value) is not int or value < minimum):
-                raise InputError(f"{name} is {value!r}, must be a whole number of at least {minimum}")
-        limit, length = self._model_length, options.max_seq_length
+        limit, length = self.encoder.maximum, options.max_seq_length
         if length is None:
             length = min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)
         elif limit is not None and length > limit:
@@ -149,40 +116,23 @@ class QuestionAnswering:
     def parse(self, value: Any, where: str) -> Question:
         if isinstance(value, Question):
             return value
-        if not isinstance(value, dict):
-            raise InputError(f'{where}: expected {{"question": …, "context": …}}, found {type(value).__name__}')
-        if "id" in value:
-            where = f"{where} (id {value['id']!r})"
-        for name in ("question", "context"):
-            if name not in value:
-                raise InputError(f"{where}: field {name!r} is missing")
-            if not isinstance(value[name], str):
-                raise InputError(f"{where}: field {name!r} must be a string, found {type(value[name]).__name__}")
-            if not value[name].strip():
-                raise InputError(f"{where}: field {name!r} is empty")
-            reject_surrogates(value[name], f"{where}: field {name!r}")
-        reject_surrogates(json.dumps(value.get("id"), ensure_ascii=False), f"{where}: field 'id'")
-        return Question(value["question"], value["context"], value.get("id"), where)
+        record, where = fields_of(value, where, '{"question": …, "context": …}')
+        question, context = (string_field(record, name, where) for name in ("question", "context"))
+        return Question(question, context, record.get("id"), where)
 
     def encode(self, record: Question, options: Options) -> list[Row]:
         rows = []
         for encoding in self._windows(record, options):
-            ids = np.asarray(encoding.ids, np.int64)
-            values = {
-                "input_ids": ids,
-                "token_type_ids": np.asarray(encoding.type_ids, np.int64),
-                "attention_mask": np.ones_like(ids),
-            }
             in_context = np.array([sequence == self._side for sequence in encoding.sequence_ids])
-            allowed = in_context if self._cls_id is None else in_context | (ids == self._cls_id)
-            rows.append(Row({name: values[name] for name in self._names}, _Window(encoding, in_context, allowed)))
+            allowed = in_context if self._cls_id is None else in_context | (np.asarray(encoding.ids) == self._cls_id)
+            rows.append(self.encoder.row(encoding, _Window(encoding, in_context, allowed)))
         return rows
 
     def _windows(self, record: Question, options: Options) -> list[tokenizers.Encoding]:
         """The pair as one encoding, or several of a long context."""
         assert options.max_seq_length is not None and options.doc_stride is not None
         pair = (record.question, record.context) if self._side else (record.context, record.question)
-        whole = self._tokenizer.encode(*pair)
+        whole = self.encoder.tokenizer.encode(*pair)
         context = whole.sequence_ids.count(self._side)
         if not context:
             raise InputError(f"{record.where}: field 'context' has no text that the model's tokenizer knows")
@@ -197,7 +147,8 @@ class QuestionAnswering:
                 f"{max(room, 0)} for the context, no more than the stride of {options.doc_stride}: shorten the "
                 "question, or give a larger --max-seq-length or a smaller --doc-stride"
             )
-        first = self._splitting(options.max_seq_length, options.doc_stride).encode(*pair)
+        strategy = "only_second" if self._side else "only_first"
+        first = self.encoder.truncating(options.max_seq_length, options.doc_stride, strategy).encode(*pair)
         return [first, *first.overflowing]
 
     def decode(

@@ -1,0 +1,123 @@
+"""What a model's files say of turning a user's input into tensors: the signature, and what the runtime needs of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cpuc.compiler.architectures import Architecture
+from cpuc.compiler.source import Source
+from cpuc.compiler.tasks import TASKS
+from cpuc.runtime.errors import ModelError
+from cpuc.runtime.manifest import Axis, TensorSpec
+from cpuc.runtime.text import INPUTS
+
+# A question, special tokens and some context have to fit.
+SHORTEST = 32
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The signature's inputs and axes, the manifest's ``preprocessing``, and the bundle's extra files by name."""
+
+    inputs: list[TensorSpec]
+    axes: dict[str, Axis]
+    facts: dict[str, Any]
+    extra: dict[str, bytes] = field(default_factory=dict)
+
+
+def read_preprocessing(source: Source, folder: Path, task: str, model: Any, architecture: Architecture) -> Preprocessing:
+    """Read what the task needs from the model's folder. Raises ModelError if it is not there or does not fit."""
+    preprocessing = _read_text(source, folder, model, architecture)
+    preprocessing.facts.update(TASKS[task].facts(model.config))
+    if task == "sentence-embeddings":
+        preprocessing.facts.update(_sentence_facts(source, folder))
+    if task == "fill-mask" and preprocessing.facts["mask_token"] is None:
+        raise ModelError(f"{source.id}: the tokenizer has no mask token, which fill-mask needs")
+    return preprocessing
+
+
+def _read_text(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:
+    tokenizer = _load_tokenizer(source.id, folder)
+    limits = [architecture.max_length(model.config), tokenizer.model_max_length]
+    # Tokenizers without a limit of their own report 1e30.
+    longest = min((int(limit) for limit in limits if isinstance(limit, int | float) and limit < 1e9), default=None)
+    if longest is not None and longest < SHORTEST:
+        raise ModelError(f"{source.id}: takes only {longest} tokens (model_max_length, max_position_embeddings)")
+    bpe = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
+    facts = {
+        "padding_side": tokenizer.padding_side,
+        "cls_token_id": tokenizer.cls_token_id,
+        "unk_token_id": tokenizer.unk_token_id,
+        "mask_token_id": tokenizer.mask_token_id,
+        "mask_token": tokenizer.mask_token,
+        # transformers leaves the text of byte-pair tokenizers alone, whatever they ask for.
+        "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces) and not bpe,
+    }
+    return Preprocessing(
+        inputs=_text_inputs(source.id, model, tokenizer),
+        axes={"batch": Axis(1, None), "sequence": Axis(1, longest)},
+        facts=facts,
+        extra={"tokenizer.json": tokenizer.backend_tokenizer.to_str().encode()},
+    )
+
+
+def _load_tokenizer(name: str, folder: Path) -> Any:
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            os.fspath(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers raises whatever its parsers met
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name}: the tokenizer cannot be loaded: {what}") from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelError(f"{name}: the tokenizer has no fast form (tokenizer.json), which the runtime needs")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"{name}: has no vocabulary (tokenizer.json, vocab.txt or the like)")
+    return tokenizer
+
+
+def _text_inputs(name: str, model: Any, tokenizer: Any) -> list[TensorSpec]:
+    """The inputs, in the order of the model's ``forward``: those that the tokenizer makes for this model."""
+    config = model.config
+    largest = {
+        "input_ids": model.get_input_embeddings().num_embeddings - 1,
+        "attention_mask": 1,
+        "token_type_ids": max(getattr(config, "type_vocab_size", 1) or 1, 1) - 1,
+    }
+    pads = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
+    wanted = set(tokenizer.model_input_names) & set(INPUTS) | {"input_ids", "attention_mask"}
+    names = [parameter for parameter in inspect.signature(model.forward).parameters if parameter in wanted]
+    if tokenizer.vocab_size > largest["input_ids"] + 1:
+        raise ModelError(
+            f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the model only {largest['input_ids'] + 1}: "
+            "they do not belong together"
+        )
+    return [TensorSpec(each, "int64", ["batch", "sequence"], 0, largest[each], pads[each]) for each in names]
+
+
+def _sentence_facts(source: Source, folder: Path) -> dict[str, Any]:
+    """What sentence-transformers reads beside the modules: the length that texts are cut at, and prompts."""
+
+    def read(file: str) -> dict[str, Any]:
+        try:
+            value = json.loads((folder / file).read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (ValueError, OSError, RecursionError) as error:
+            raise ModelError(f"{source.id}: {file} is not valid JSON ({error})") from None
+        return value if isinstance(value, dict) else {}
+
+    encoder, settings = read("sentence_bert_config.json"), read("config_sentence_transformers.json")
+    return {
+        "max_seq_length": encoder.get("max_seq_length"),
+        "do_lower_case": bool(encoder.get("do_lower_case")),
+        "prompts": {str(name): str(prompt) for name, prompt in (settings.get("prompts") or {}).items()},
+        "default_prompt_name": settings.get("default_prompt_name"),
+    }
