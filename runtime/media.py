@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import re
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ from cpuc.runtime.errors import InputError
 
 # Some decoders read the whole file at once.
 MAX_BYTES = 512 * 1024 * 1024
+_SHORTEST_BASE64 = 40
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _NETWORK_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -37,29 +39,32 @@ def open_source(value: str, where: str) -> BinaryIO:
         raise InputError(f"{where}: a data URL must be data:<type>;base64,<data>")
     if _NETWORK_URL.match(value):
         raise InputError(f"{where}: cpuc opens no network addresses: download {_excerpt(value)} and give its path")
+    if not value:
+        raise InputError(f"{where}: is empty")
     try:
-        path = Path(value)
-        if path.is_file():
-            return _open_file(path, where)
-        exists = path.exists()
-    except (OSError, ValueError):  # too long for a name, or characters that no name can hold
-        exists = False
-    if exists:
+        status = Path(value).stat()
+    except (OSError, ValueError) as error:  # ValueError: characters that no name can hold
+        return io.BytesIO(_decode_without_prefix(value, where, error))
+    if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{where}: {_excerpt(value)} is not a regular file")
+    if not 0 < status.st_size <= MAX_BYTES:
+        raise InputError(f"{where}: {_excerpt(value)} {_size_trouble(status.st_size)}")
     try:
-        return io.BytesIO(_decode_base64(value, where))
-    except InputError:
-        raise InputError(f"{where}: no such file: {_excerpt(value)}" if value else f"{where}: is empty") from None
-
-
-def _open_file(path: Path, where: str) -> BinaryIO:
-    try:
-        size = path.stat().st_size
-        if 0 < size <= MAX_BYTES:
-            return path.open("rb")
+        return Path(value).open("rb")
     except OSError as error:
-        raise InputError(f"{where}: cannot read {_excerpt(str(path))}: {error.strerror}") from None
-    raise InputError(f"{where}: {_excerpt(str(path))} {_size_trouble(size)}")
+        raise InputError(f"{where}: cannot read {_excerpt(value)}: {error.strerror}") from None
+
+
+def _decode_without_prefix(text: str, where: str, no_file: Exception) -> bytes:
+    """Base64, which many a mistyped path is by chance, but not of enough bytes for an image or a sound."""
+    if len(text) >= _SHORTEST_BASE64:
+        try:
+            return _decode_base64(text, where)
+        except InputError:
+            pass
+    if isinstance(no_file, PermissionError):
+        raise InputError(f"{where}: cannot read {_excerpt(text)}: {no_file.strerror}")
+    raise InputError(f"{where}: no such file: {_excerpt(text)}")
 
 
 def _decode_base64(text: str, where: str) -> bytes:
