@@ -8,7 +8,8 @@ Measured against transformers 5.23 (torchaudio 2.8):
   bands near silence, where its own rounding is of that size. kaldi-native-fbank is no help here: it refuses 128 bands at
   16 kHz.
 - Resampling: transformers' pipelines resample files with ffmpeg's and arrays with torchaudio's windowed sinc of width 6.
-  soxr's filter (quality "HQ") is steeper: it keeps more just below the Nyquist frequency and lets less alias.
+  soxr's filter (quality "HQ") is steeper: it keeps more just below the Nyquist frequency and lets less alias. From 44.1 to
+  16 kHz, tones up to 3 kHz come out 0.04 % (rms) from torchaudio's, speech with much hiss 4 %.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -157,15 +158,33 @@ def _read_array(value: Any, where: str, rate: int) -> np.ndarray:
 def _decode_file(value: str, where: str) -> tuple[np.ndarray, int]:
     with open_source(value, where) as file:
         try:
-            with soundfile.SoundFile(file) as sound:
+            with soundfile.SoundFile(_Source(file)) as sound:
                 rate = sound.samplerate
                 if LOWEST_RATE <= rate <= HIGHEST_RATE:
                     return _mix(sound, where), rate
         except InputError:
             raise
-        except Exception as error:  # soundfile.LibsndfileError, or TypeError for a name that ends in .raw
-            raise InputError(f"{where}: not a sound that can be read (WAV, FLAC, Ogg, MP3, AIFF): {error}") from None
+        except Exception as error:  # soundfile.LibsndfileError, and whatever nonsense in headers leads to
+            reason = getattr(error, "error_string", error)
+            raise InputError(f"{where}: not a sound that can be read (WAV, FLAC, Ogg, MP3, AIFF): {reason}") from None
     raise InputError(f"{where}: the sound has {rate} samples a second, must be {LOWEST_RATE} to {HIGHEST_RATE}")
+
+
+class _Source:
+    """A file as soundfile needs it: without a name, whose ending it would believe, and never failing to seek.
+
+    libsndfile calls from C, where an exception would only be printed.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):  # a damaged header points out of the file
+            return self._file.tell()
 
 
 def _mix(sound: soundfile.SoundFile, where: str) -> np.ndarray:
