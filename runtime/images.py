@@ -7,9 +7,10 @@ Measured against transformers 5.23 (Pillow 13, torchvision 0.23), whose processo
   horizontally first. The order changes about a fifth of the pixels, most by one of 255 levels, so it is fixed here: an
   artifact must not answer otherwise under another Pillow.
 - Backend "torchvision", the default where torchvision is installed: its bicubic resize, and its bilinear one on a CPU with
-  AVX2 but without AVX-512, uses weights of 16 bits where Pillow has 22. That moves 0.1 to 2 % of the values by one level (of
-  255), hardly ever by two. On other CPUs torchvision's bilinear resize computes in float32 without rounding between its two
-  passes, which moves 10 to 20 % of the values by one level: it differs as much from itself on another CPU.
+  AVX2 but without AVX-512, uses weights of 16 bits where Pillow has 22. That moves 0.2 to 1 % of the values (6 % at most)
+  by one level of 255, hardly ever by two; all others are equal bit by bit. On other CPUs torchvision's bilinear resize
+  computes in float32 without rounding between its two passes, which moves 10 to 25 % of the values by one level: it differs
+  as much from itself on another CPU.
 - Crops: an image smaller than its crop by an odd number gets the extra row or column of zeros after it, like in the backend
   "torchvision"; the backend "pil" puts it before.
 - Resampling "lanczos", for which torchvision before 0.27 silently takes bicubic, is Lanczos here. "nearest" differs from
