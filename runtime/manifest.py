@@ -127,7 +127,7 @@ class Manifest:
                 f"the bundle has format version {version}, this cpuc reads version {FORMAT_VERSION}: "
                 + ("update cpuc" if version > FORMAT_VERSION else "compile the model again")
             )
-        manifest: Manifest = _decode(Manifest, raw, "manifest.json")
+        manifest: Manifest = decode(Manifest, raw, "manifest.json")
         _check_values(manifest)
         return manifest
 
@@ -157,7 +157,7 @@ def _check_values(manifest: Manifest) -> None:
                     raise BundleError(f"manifest.json.{field_name}: {value} is out of range")
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
+def decode(kind: Any, value: Any, where: str) -> Any:
     """Check `value` against the annotation `kind` and build it; `where` names the field in errors."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
@@ -165,15 +165,15 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         for option in arguments:
             try:
-                return _decode(option, value, where)
+                return decode(option, value, where)
             except BundleError:
                 if dataclasses.is_dataclass(option) and isinstance(value, dict):
                     raise
         raise BundleError(f"{where}: expected {kind}, found {type(value).__name__}")
     if origin is list and isinstance(value, list):
-        return [_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Any or (kind is float and type(value) in (int, float)) or type(value) is kind:
         return value
     if kind is type(None) and value is None:
@@ -189,4 +189,4 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
         raise BundleError(f"{where}: unknown field {unknown[0]!r}")
     if missing := [name for name in hints if name not in value]:
         raise BundleError(f"{where}: field {missing[0]!r} is missing")
-    return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    return kind(**{name: decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
