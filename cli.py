@@ -11,12 +11,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
-
-if TYPE_CHECKING:
-    from cpuc.runtime.manifest import Manifest, TensorSpec
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
@@ -107,6 +104,7 @@ def compile_command(
       cpuc compile deepset/roberta-base-squad2 --revision v1.0 -o model.pt --force
     """
     import cpuc
+    from cpuc.runtime import summary
 
     manifest = cpuc.compile(
         model,
@@ -122,11 +120,13 @@ def compile_command(
     if as_json:
         click.echo(manifest.to_json(), nl=False)
     else:
-        click.echo(f"{output}: {manifest.task}, {manifest.architecture}, {precision}, {_megabytes(output.stat().st_size)}")
-        click.echo(f"fused: {_counts(manifest.build.fused)}")
+        click.echo(
+            f"{output}: {manifest.task}, {manifest.architecture}, {precision}, {summary.megabytes(output.stat().st_size)}"
+        )
+        click.echo(f"fused: {summary.counts(manifest.build.fused)}")
         if manifest.build.unfused:
-            click.echo(f"unfused: {_counts(manifest.build.unfused)}")
-        click.echo(f"verified: {_proof(manifest)}")
+            click.echo(f"unfused: {summary.counts(manifest.build.unfused)}")
+        click.echo(f"verified: {summary.proof(manifest)}")
 
 
 class TaskOptions(click.Command):
@@ -166,7 +166,7 @@ def _task_options() -> list[click.Parameter]:
 
 @main.command(cls=TaskOptions)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("-i", "--input", "source", required=True, help="JSON or JSON Lines; - is standard input.")
+@click.option("-i", "--input", "source", required=True, help="JSON, or JSON Lines; - is standard input.")
 @click.option("-o", "--output", default="-", show_default=True, help="Where answers go; - is standard output.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--raw", is_flag=True, help="Named tensors in (.npz or JSON), the model's outputs out.")
@@ -269,76 +269,16 @@ def inspect(bundle: Path, as_json: bool) -> None:
       cpuc inspect model.pt --json | jq .proof
     """
     from cpuc.runtime.bundle import open_bundle
+    from cpuc.runtime.summary import describe
 
     opened = open_bundle(bundle)
     if as_json:
         click.echo(opened.manifest.to_json(), nl=False)
         return
-    for title, rows in _describe(opened.manifest, bundle.stat().st_size):
+    for title, rows in describe(opened.manifest, bundle.stat().st_size):
         click.echo(title)
         for name, value in rows:
             click.echo(f"  {name:<16}{value}")
-
-
-def _describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The manifest for a person: titles, each with rows of a name and a value."""
-    source, build = manifest.source, manifest.build
-    what = [
-        ("task", manifest.task),
-        ("architecture", manifest.architecture),
-        ("source", source.id + (f" at {source.revision}" if source.revision else "")),
-        ("licence", source.license or "not stated"),
-        ("weights", source.weights),
-        ("format", f"{manifest.format_version}, written by cpuc {manifest.cpuc_version}"),
-        ("size", _megabytes(size)),
-    ]
-    axes = [
-        (name, f"at least {axis.minimum}" + ("" if axis.maximum is None else f", at most {axis.maximum}"))
-        for name, axis in manifest.axes.items()
-    ]
-    inputs = [(spec.name, _tensor(spec)) for spec in manifest.inputs]
-    outputs = [(spec.name, _tensor(spec)) for spec in manifest.outputs]
-    built = [
-        ("precision", build.precision),
-        ("fuser", f"{build.fuser} {build.ipex}, torch {build.torch}"),
-        ("needs", build.isa),
-        ("fused", _counts(build.fused)),
-        ("unfused", _counts(build.unfused)),
-    ]
-    integrity = [("sha-256", f"{len(manifest.members)} members; checked when the bundle is loaded")]
-    return [
-        ("what it is", what),
-        ("inputs, in order", inputs),
-        ("outputs", outputs),
-        ("free axes", axes),
-        ("how it was built", built),
-        ("proof", [("", _proof(manifest))]),
-        ("integrity", integrity),
-    ]
-
-
-def _tensor(spec: TensorSpec) -> str:
-    bounds = "" if spec.maximum is None else f", {spec.minimum} to {spec.maximum}"
-    return f"{spec.dtype} [{', '.join(map(str, spec.shape))}]{bounds}"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing"
-
-
-def _proof(manifest: Manifest) -> str:
-    proof = manifest.proof
-    if proof is None:
-        return "not verified (--no-verify)"
-    return (
-        f"{proof.inputs} batches against eager fp32: largest difference {proof.max_abs_difference:g}, "
-        f"rms {proof.rms_relative_difference:.2g} of the outputs' size (allowed {proof.tolerance:g}), "
-        f"{proof.answers_equal} of {proof.answers} answers equal"
-    )
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def _name(source: str) -> str:

@@ -65,5 +65,13 @@ ARCHITECTURES = {
     "xlm-roberta": Architecture(TEXT, _after_padding),
 }
 
+IMAGE = frozenset({"image-classification", "image-feature-extraction"})
+AUDIO = frozenset({"audio-classification", "automatic-speech-recognition"})
+ARCHITECTURES |= {
+    "vit": Architecture(IMAGE, _guess),
+    "resnet": Architecture(IMAGE, _guess, "eager"),
+    "wav2vec2": Architecture(AUDIO, _guess),
+    "audio-spectrogram-transformer": Architecture(AUDIO, _guess),
+}
 # What is assumed of an architecture that is not in the table (--allow-unlisted); verification decides.
 UNLISTED = Architecture(TEXT, _guess, attention=None)

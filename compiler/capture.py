@@ -31,6 +31,13 @@ def to_tensors(inputs: Inputs, names: Sequence[str]) -> list[torch.Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names]
 
 
+def given_outputs(model: torch.nn.Module, names: Sequence[str], batch: Inputs) -> list[str]:
+    """Which of the outputs `names` the model gives."""
+    with torch.inference_mode():
+        result: Any = model(**{name: torch.from_numpy(array) for name, array in batch.items()}, return_dict=True)
+    return [name for name in names if result.get(name) is not None]
+
+
 def run_eager(model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], batch: Inputs) -> dict[str, np.ndarray]:
     """The model's own outputs, float32, by name."""
     with torch.inference_mode():

@@ -85,7 +85,7 @@ def _build(
     # These import torch and transformers, which take seconds: an error before this point needs neither.
     import torch
 
-    from cpuc.compiler.capture import capture, run_eager
+    from cpuc.compiler.capture import capture, given_outputs, run_eager
     from cpuc.compiler.fusion import fuse
     from cpuc.compiler.loading import load_original, quiet, set_attention
     from cpuc.compiler.verification import compare, make_sample, replay
@@ -101,7 +101,8 @@ def _build(
         report("running the original model")
         # Without verification one batch is enough to see the outputs' shapes.
         tried = sample.batches if verify else sample.batches[:1]
-        eager = [run_eager(original.module, inputs, list(TASKS[task].outputs), batch.inputs) for batch in tried]
+        given = given_outputs(original.module, list(TASKS[task].outputs), tried[0].inputs)
+        eager = [run_eager(original.module, inputs, given, batch.inputs) for batch in tried]
         manifest = replace(manifest, outputs=_outputs(TASKS[task].outputs, eager[0]))
         outputs = [spec.name for spec in manifest.outputs]
         set_attention(original.pretrained, architecture_of(kind).attention)

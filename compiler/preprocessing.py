@@ -32,12 +32,16 @@ class Preprocessing:
 
 def read_preprocessing(source: Source, folder: Path, task: str, model: Any, architecture: Architecture) -> Preprocessing:
     """Read what the task needs from the model's folder. Raises ModelError if it is not there or does not fit."""
-    preprocessing = _read_text(source, folder, model, architecture)
+    preprocessing = _READERS[TASKS[task].modality](source, folder, model, architecture)
     preprocessing.facts.update(TASKS[task].facts(model.config))
     if task == "sentence-embeddings":
         preprocessing.facts.update(_sentence_facts(source, folder))
     if task == "fill-mask" and preprocessing.facts["mask_token"] is None:
         raise ModelError(f"{source.id}: the tokenizer has no mask token, which fill-mask needs")
+    if task == "automatic-speech-recognition":
+        facts, vocabulary = _ctc_vocabulary(source.id, folder)
+        preprocessing.facts.update(facts)
+        preprocessing.extra["vocabulary.json"] = vocabulary
     return preprocessing
 
 
@@ -121,3 +125,61 @@ def _sentence_facts(source: Source, folder: Path) -> dict[str, Any]:
         "prompts": {str(name): str(prompt) for name, prompt in (settings.get("prompts") or {}).items()},
         "default_prompt_name": settings.get("default_prompt_name"),
     }
+
+
+def _read_image(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:  # noqa: ARG001
+    from cpuc.compiler.media import read_image_steps
+    from cpuc.runtime.images import ImageConfig
+
+    steps = read_image_steps(folder, source.id)
+    shape: list[int | str] = ["batch", 3, *ImageConfig.from_dict(steps).output_size]
+    return Preprocessing([TensorSpec("pixel_values", "float32", shape)], {"batch": Axis(1, None)}, {"image": steps})
+
+
+def _read_audio(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:  # noqa: ARG001
+    from cpuc.compiler.media import read_audio_steps
+
+    steps = read_audio_steps(folder, source.id)
+    if bank := steps["filter_bank"]:
+        spec = TensorSpec("input_values", "float32", ["batch", bank["frames"], bank["bins"]])
+        return Preprocessing([spec], {"batch": Axis(1, None)}, {"audio": steps})
+    config = model.config
+    convolutions = [list(pair) for pair in zip(config.conv_kernel, config.conv_stride, strict=True)]
+    if getattr(config, "add_adapter", False):
+        convolutions += [[1, config.adapter_stride]] * config.num_adapter_layers
+    shortest = 1
+    for kernel, stride in reversed(convolutions):
+        shortest = (shortest - 1) * stride + kernel
+    inputs = [TensorSpec("input_values", "float32", ["batch", "samples"], pad=0)]
+    if steps["return_attention_mask"]:
+        inputs.append(TensorSpec("attention_mask", "int64", ["batch", "samples"], 0, 1, 0))
+    axes = {"batch": Axis(1, None), "samples": Axis(shortest, None), "frames": Axis(1, None)}
+    return Preprocessing(inputs, axes, {"audio": steps, "convolutions": convolutions})
+
+
+def _ctc_vocabulary(name: str, folder: Path) -> tuple[dict[str, Any], bytes]:
+    """What decoding needs of a CTC tokenizer, and its tokens in the order of their ids as JSON."""
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            os.fspath(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers raises whatever its parsers met
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name}: the tokenizer cannot be loaded: {what}") from error
+    kind = type(tokenizer).__name__
+    if kind != "Wav2Vec2CTCTokenizer":
+        raise ModelError(f"{name}: tokenizer {kind!r} is not supported for speech; supported: Wav2Vec2CTCTokenizer")
+    facts = {
+        "pad_token": tokenizer.pad_token,
+        "word_delimiter_token": tokenizer.word_delimiter_token,
+        "replace_word_delimiter_char": tokenizer.replace_word_delimiter_char,
+        "do_lower_case": bool(tokenizer.do_lower_case),
+        "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
+    }
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return facts, json.dumps(tokens, ensure_ascii=False).encode()
+
+
+_READERS = {"text": _read_text, "image": _read_image, "audio": _read_audio}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cpuc.compiler import media_samples
+
 _LIGHTHOUSE = (
     "The lighthouse on the northern cape was lit for the first time in October 1871. Its lamp burned rapeseed oil until "
     "1902, when the keeper, Ingrid Solberg, persuaded the harbour board to install a petroleum burner."
@@ -66,3 +68,13 @@ def masked(mask: str) -> list[dict[str, Any]]:
     """Texts with a mask token, written `mask`, in place of a word."""
     blanks = ((_BAKERY, "bread"), (_LIGHTHOUSE, "oil"), (_CAFE, "serves"), (_BRIDGE, "bridge"), (_GLACIER, "snow"))
     return [{"text": text.replace(word, mask, 1)} for text, word in blanks]
+
+
+def images() -> list[dict[str, Any]]:
+    """Images of several sizes."""
+    return [{"image": image} for image in media_samples.images()]
+
+
+def sounds() -> list[dict[str, Any]]:
+    """Sounds of half a second to six."""
+    return [{"audio": {"array": sound, "sampling_rate": media_samples.SAMPLING_RATE}} for sound in media_samples.sounds()]

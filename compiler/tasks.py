@@ -24,8 +24,10 @@ class CompilerTask:
         auto_class: the class of transformers that builds the model with its head.
         heads: endings of the class names in a configuration's ``architectures``; none for a task that is only taken
             with ``--task``.
-        outputs: attributes of the model's output, with the name of each free axis by position.
+        outputs: attributes of the model's output, with the name of each free axis by position; those that a model does
+            not give are left out, except the first.
         records: sample records in the form that the runtime's task takes, from the manifest's ``preprocessing``.
+        modality: what the task is about: text, image or audio.
         adapt: wraps the model before it is captured, given its folder; None takes it as it is.
         facts: what decoding needs to know of the model, for the manifest's ``preprocessing``.
     """
@@ -34,6 +36,7 @@ class CompilerTask:
     heads: tuple[str, ...]
     outputs: dict[str, dict[int, str]]
     records: Callable[[dict[str, Any]], list[Any]]
+    modality: str = "text"
     adapt: Callable[[Any, Path], Any] | None = None
     facts: Callable[[Any], dict[str, Any]] = lambda _: {}
 
@@ -117,6 +120,36 @@ TASKS = {
         heads=("Model",),
         outputs={"last_hidden_state": TOKENS},
         records=lambda _: samples.texts(),
+    ),
+    "image-classification": CompilerTask(
+        auto_class="AutoModelForImageClassification",
+        heads=("ForImageClassification", "ForImageClassificationWithTeacher"),
+        outputs={"logits": BATCH},
+        records=lambda _: samples.images(),
+        modality="image",
+        facts=_scores,
+    ),
+    "image-feature-extraction": CompilerTask(
+        auto_class="AutoModel",
+        heads=("Model",),
+        outputs={"last_hidden_state": BATCH, "pooler_output": BATCH},
+        records=lambda _: samples.images(),
+        modality="image",
+    ),
+    "audio-classification": CompilerTask(
+        auto_class="AutoModelForAudioClassification",
+        heads=("ForSequenceClassification", "ForAudioClassification"),
+        outputs={"logits": BATCH},
+        records=lambda _: samples.sounds(),
+        modality="audio",
+        facts=_scores,
+    ),
+    "automatic-speech-recognition": CompilerTask(
+        auto_class="AutoModelForCTC",
+        heads=("ForCTC",),
+        outputs={"logits": {0: "batch", 1: "frames"}},
+        records=lambda _: samples.sounds(),
+        modality="audio",
     ),
 }
 

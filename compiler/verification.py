@@ -61,6 +61,10 @@ def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]
         raise ModelError("the model takes inputs so short that there is nothing to trace and verify it with")
     order = sorted(range(len(rows)), key=lambda i: rows[i].length)
     together = [[i] for i in order] + [order[:5], [order[0], order[-1]]]
+    masked = any(spec.name == "attention_mask" for spec in manifest.inputs)
+    if not masked and len({row.length for row in rows}) > 1:
+        # Without a mask the graph cannot tell padding from values: the same row several times.
+        together = [[i] for i in order] + [[order[1]] * 4, [order[-2]] * 2]
     side = task.padding_side
     batches = [Batch(indices, pad_rows([rows[i] for i in indices], manifest.inputs, side)) for indices in together]
     return Sample(parsed, owned, rows, batches, options)

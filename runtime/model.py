@@ -15,8 +15,6 @@ from cpuc.runtime.tasks import Row, Task, load_task
 
 # Sizes of free axes in the run that prepares a loaded artifact, as far as its bounds allow.
 WARM_UP = {"sequence": 384, "samples": 80_000}
-# Records encoded at a time: enough to sort by length, few enough to keep memory flat on long files.
-CHUNK_RECORDS = 1024
 
 Progress = Callable[[int], None]
 
@@ -56,8 +54,9 @@ class Model:
         """Answers in the order of `inputs`, whose names in errors are `names`. All records are checked first."""
         checked = self._task.options(options)
         records = [self._task.parse(value, name) for value, name in zip(inputs, names, strict=True)]
-        for start in range(0, len(records), CHUNK_RECORDS):
-            yield from self._answer_chunk(records[start : start + CHUNK_RECORDS], checked, progress)
+        size = self._task.chunk_records
+        for start in range(0, len(records), size):
+            yield from self._answer_chunk(records[start : start + size], checked, progress)
 
     def _answer_chunk(self, records: list[Any], options: Any, progress: Progress | None) -> list[Any]:
         encoded = [self._task.encode(record, options) for record in records]

@@ -19,6 +19,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Tokens in a batch, padding included. Short rows share the cost of a call; beyond this, activations leave the cache
 # (on two cores 2048 was as fast in bf16 and slower in fp32).
 BATCH_TOKENS = 1024
+# Records encoded at a time: enough to sort by length, few enough to keep memory flat on long files.
+CHUNK_RECORDS = 1024
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,23 @@ class TextEncoder:
         return self.truncating(limit, 0, cut).encode(text, pair)
 
 
+# What tokenizers of old WordPiece and CTC models are asked to tidy up when they decode, in this order
+# (PreTrainedTokenizerBase.clean_up_tokenization in transformers).
+_SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+def tidy(text: str) -> str:
+    """`text` without the spaces before punctuation and contractions that joining tokens leaves."""
+    for spaced in _SPACED:
+        text = text.replace(spaced, spaced.strip())
+    return text
+
+
 class TextTask:
     """What every text task is built on: `encoder`, and how its rows are batched."""
 
     batch_budget = BATCH_TOKENS
+    chunk_records = CHUNK_RECORDS
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         self.encoder = TextEncoder(manifest, tokenizer_json)

@@ -49,10 +49,12 @@ class About:
 class Task(Protocol):
     """What the model runner needs of a task. `options` is an instance of the task's own `Options`.
 
-    `batch_budget` bounds the sum of lengths in a batch, padding included; `padding_side` is "left" or "right".
+    `batch_budget` bounds the sum of lengths in a batch, padding included, `chunk_records` how many records are held
+    encoded at a time; `padding_side` is "left" or "right".
     """
 
     batch_budget: int
+    chunk_records: int
     padding_side: str
 
     def warm_up(self) -> Row:

@@ -16,7 +16,7 @@ from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.labels import activate, with_id
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.tasks import About, Row, build_options, option
-from cpuc.runtime.text import Text, TextTask, parse_text
+from cpuc.runtime.text import Text, TextTask, parse_text, tidy
 
 ABOUT = About(
     takes="a string with the model's mask token in it, or a record with text",
@@ -30,9 +30,6 @@ ABOUT = About(
 )
 # Every token gives a score for each word of the vocabulary, a million bytes for the largest: batches are small.
 BATCH_TOKENS = 256
-# What the tokenizers of old WordPiece models are asked to tidy up when they decode.
-_SPACES = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"))
-_ENDINGS = ("'m", "'s", "'ve", "'re")
 
 
 @dataclass(frozen=True)
@@ -134,10 +131,7 @@ class FillMask(TextTask):
 
     def _decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         text = str(self.encoder.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
-        if self._tidy:
-            for spaced, joined in (*_SPACES, *((f" {ending}", ending) for ending in _ENDINGS)):
-                text = text.replace(spaced, joined)
-        return text
+        return tidy(text) if self._tidy else text
 
 
 def load(manifest: Manifest, read: Callable[[str], bytes]) -> FillMask:
