@@ -75,6 +75,7 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
         graph = torch.jit.last_executed_optimized_graph().copy()
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
+    _restore_chunks(graph)
     for value, name in zip(graph.inputs(), names, strict=True):
         value.setDebugName(name)
     kinds = _count(graph)
@@ -113,6 +114,25 @@ def _drop_self(graph: torch._C.Graph) -> None:
     if module.uses():
         raise ModelError("the fused graph still reads attributes of the module: freezing did not reach them")
     graph.eraseInput(0)
+
+
+def _restore_chunks(graph: Any) -> None:
+    """The executor turns ``chunk`` into a form whose attributes are lost when a graph is saved: undo that.
+
+    x ─ prim::ConstantChunk[chunks, dim] → a, b   becomes   x ─ aten::chunk(chunks, dim) ─ prim::ListUnpack → a, b
+    """
+    for node in graph.findAllNodes("prim::ConstantChunk"):
+        settings = [graph.insertConstant(node.i(name)) for name in ("chunks", "dim")]
+        for setting in settings:
+            setting.node().moveBefore(node)
+        chunk = graph.create("aten::chunk", [node.input(), *settings], 1)
+        chunk.insertBefore(node)
+        chunk.output().setType(torch._C.ListType.ofTensors())
+        unpack = graph.create("prim::ListUnpack", [chunk.output()], node.outputsSize())
+        unpack.insertBefore(node)
+        for old, new in zip(node.outputs(), unpack.outputs(), strict=True):
+            old.replaceAllUsesWith(new)
+        node.destroy()
 
 
 def _count(graph: torch._C.Graph | torch._C.Block) -> Counter[str]:

@@ -32,7 +32,8 @@ def _shifted(node: torch._C.Node) -> bool:
     if bias is None or bias.dim() != 4 or bias.shape[0] != 1 or flat is None or windows is None:
         return False
     whole, split = (_lengths(view) for view in (flat, windows))
-    return len(split) == 5 and len(whole) == 4 and split[2:] == whole[1:] and _scales_heads(source(windows, 0, 0))
+    same = len(split) == 5 and len(whole) == 4 and split[2:] == whole[1:] and "-1" not in split
+    return same and _scales_heads(source(windows, 0, 0))
 
 
 def _cut_in_one_and_two(node: torch._C.Node) -> bool:
@@ -52,6 +53,8 @@ def _name(node: torch._C.Node | None, position: int) -> str:
 
 def _lengths(view: torch._C.Node) -> list[str]:
     """What a view's shape is made of: numbers, and names of values."""
+    if isinstance(known := constant(view, 1), list):
+        return [str(length) for length in known]
     shape = source(view, 1)
     if shape is None or shape.kind() != "prim::ListConstruct":
         return []
