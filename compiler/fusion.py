@@ -75,6 +75,7 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
         graph = torch.jit.last_executed_optimized_graph().copy()
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
+    rewrites.finish(graph)
     _restore_chunks(graph)
     for value, name in zip(graph.inputs(), names, strict=True):
         value.setDebugName(name)

@@ -45,7 +45,7 @@ def run(graph: FusedGraph, inputs: dict[str, np.ndarray], outputs: tuple[str, ..
 
 
 def packed(graph: FusedGraph, context: str) -> int:
-    """Layers whose packed weight some operator takes: a bottleneck of ResNet takes several."""
+    """Layers whose packed weight some operator takes."""
     inputs = (value for node in graph.function.graph.nodes() for value in node.inputs())
     return sum(str(value.type()).endswith(context) for value in inputs)
 

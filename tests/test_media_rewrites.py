@@ -160,7 +160,13 @@ def test_shifted_window_attention() -> None:
     mask = torch.where(torch.rand(1, 4, 1, 5, 5) > 0.6, -100.0, 0.0)
     weights = torch.rand(3, 1, 1), torch.randn(1, 3, 5, 5), mask
     windows = heads(*[(8, 3, 5, 16)] * 3)
-    check(Plain(shifted, *weights), windows, before, ["aten::mul", "aten::expand", FUSED], heads(*[(4, 3, 5, 16)] * 3))
+    check(
+        Plain(shifted, *weights),
+        windows,
+        before,
+        ["aten::mul", "aten::add", "aten::expand", FUSED],
+        heads(*[(4, 3, 5, 16)] * 3),
+    )
     # A bias that differs from window to window cannot be expanded with the mask.
     unchanged(Plain(shifted, weights[0], torch.randn(8, 3, 5, 5), mask), windows, before)
 
@@ -223,16 +229,73 @@ def test_a_bias_table_that_is_computed_in_place_becomes_a_constant() -> None:
     assert "linear" not in graph
 
 
-def test_chunks_survive_saving() -> None:
-    class Gate(nn.Module):
-        def forward(self, input_values: torch.Tensor, return_dict: bool = True) -> dict[str, torch.Tensor]:
-            a, b = input_values.chunk(2, dim=-1)
-            return {"y": a * b if return_dict else a}
+def test_sum_without_factor() -> None:
+    check(Plain(lambda x, y: torch.add(x, y, alpha=3)), heads((2, 5), (2, 5)), ["aten::add"], ["aten::mul", "aten::add"])
+    assert "aten::mul" not in check(Plain(lambda x, y: x + y), heads((2, 5), (2, 5)), ["aten::add"], ["aten::add"])
 
-    example: dict[str, Any] = {"input_values": torch.randn(3, 6).numpy()}
-    graph = fuse(capture(Gate(), ["input_values"], ["y"], example), ["input_values"], example)
+
+class Block(nn.Module):
+    """As in ResNet; the sum has a factor."""
+
+    def __init__(self, projects: bool, factor: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 32, 1)
+        )
+        self.shortcut = nn.Conv2d(32, 32, 1) if projects else nn.Identity()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.add(self.layers(x), self.shortcut(x), alpha=self.factor).relu()
+
+
+class Named(nn.Module):
+    """A model as transformers makes them, of one input and one output."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: torch.Tensor, return_dict: bool = True) -> dict[str, torch.Tensor]:
+        assert return_dict
+        return {"y": self.layers(x)}
+
+
+def saved_and_loaded(model: nn.Module, x: torch.Tensor) -> Any:
+    """Captured, fused, saved and loaded again."""
+    example = {"x": x.numpy()}
+    graph = fuse(capture(Named(model).eval(), ["x"], ["y"], example), ["x"], example)
     buffer = io.BytesIO()
     torch.jit.save(graph.function, buffer)
     buffer.seek(0)
+    return torch.jit.load(buffer)
+
+
+@pytest.mark.parametrize("projects", [False, True])
+@pytest.mark.parametrize("factor", [1, 0.5])
+def test_bottlenecks_are_taken_apart_because_they_do_not_survive_saving(
+    projects: bool, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), Block(projects, factor), Block(projects, factor))
+    example, other = torch.randn(3, 3, 9, 9), torch.randn(2, 3, 12, 12)
+    loaded = saved_and_loaded(model, example)
+    with torch.no_grad(), torch.jit.optimized_execution(False):
+        for x in (example, other):
+            torch.testing.assert_close(loaded(x)[0], model(x), atol=1e-5, rtol=1e-5)
+    FileCheck().check_not("bottleneck").check_count("ipex_prepack::convolution_", 7 + 2 * projects).run(loaded.graph)
+    if factor == 1:
+        drawing = FileCheck().check("convolution_relu_run").check("convolution_relu_run").check("convolution_add_relu_run")
+        drawing.run(loaded.graph)
+        monkeypatch.setattr(rewrites, "AFTER_FUSION", ())
+        FileCheck().check_count("ipex_prepack::convolution_bottleneck_run", 2).run(saved_and_loaded(model, example).graph)
+
+
+def test_chunks_survive_saving() -> None:
+    def gate(x: torch.Tensor) -> torch.Tensor:
+        a, b = x.chunk(2, dim=-1)
+        return a * b
+
+    loaded = saved_and_loaded(Plain(gate), torch.randn(3, 6))
+    FileCheck().check("aten::chunk").check("prim::ListUnpack").check_not("prim::ConstantChunk").run(loaded.graph)
     x = torch.randn(2, 6)
-    assert torch.equal(torch.jit.load(buffer)(x)[0], x[:, :3] * x[:, 3:])
+    assert torch.equal(loaded(x)[0], x[:, :3] * x[:, 3:])

@@ -1,32 +1,43 @@
 """Our own graph rewrites: a table of patterns and replacements, applied in order to the frozen graph.
 
-They run before IPEX's passes, which go on from what they leave. Both sides are TorchScript IR.
+They run before IPEX's passes, which go on from what they leave; a few run after, on what cannot be stored as IPEX left it.
+Both sides are TorchScript IR.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from cpuc.compiler.rewrites.convolution import CONVOLUTION
+from cpuc.compiler.rewrites.convolution import BOTTLENECKS, CONVOLUTION
 from cpuc.compiler.rewrites.linear import LINEAR
 from cpuc.compiler.rewrites.rewrite import Rewrite
 from cpuc.compiler.rewrites.window_attention import WINDOW_ATTENTION
 
 REWRITES: tuple[Rewrite, ...] = (*WINDOW_ATTENTION, *CONVOLUTION, *LINEAR)
+AFTER_FUSION: tuple[Rewrite, ...] = BOTTLENECKS
 # Stands in for the operator of nodes that a rewrite has accepted, and of the node in its pattern that must match them.
 _ACCEPTED = "cpuc::accepted"
 
 
 def apply(graph: Any) -> None:
-    """Apply the table to `graph` in place, each entry wherever it matches."""
+    """Apply the table to the frozen `graph` in place, each entry wherever it matches."""
     remove_mutation: Any = torch._C._jit_pass_remove_mutation  # type: ignore[attr-defined]
     # What only constants decide, such as a table of position biases, becomes one; an operation in place would bar that.
     remove_mutation(graph)
     torch._C._jit_pass_constant_propagation(graph)
-    for rewrite in REWRITES:
+    _apply_each(graph, REWRITES)
+
+
+def finish(graph: Any) -> None:
+    """Apply what follows fusion to the fused `graph` in place."""
+    _apply_each(graph, AFTER_FUSION)
+
+
+def _apply_each(graph: Any, table: Sequence[Rewrite]) -> None:
+    for rewrite in table:
         _unpool(graph)
         if rewrite.accepts is None:
             torch._C._jit_pass_custom_pattern_based_rewrite_graph(rewrite.pattern, rewrite.replacement, graph)

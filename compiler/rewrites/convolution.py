@@ -43,6 +43,11 @@ def _follows_1d(node: torch._C.Node) -> bool:
     return convolution.kind() == "aten::_convolution" and _is_1d(convolution)
 
 
+def _adds_a_multiple(node: torch._C.Node) -> bool:
+    alpha, term = constant(node, 2), node.inputsAt(1).type()
+    return isinstance(alpha, int | float) and alpha != 1 and isinstance(term, torch._C.TensorType)
+
+
 # The last four are flags for other devices.
 _SETTINGS = "%stride, %padding, %dilation, %transposed, %output_padding, %groups, %f1, %f2, %f3, %f4"
 _KERNEL = """
@@ -158,5 +163,58 @@ CONVOLUTION = (
             %y = aten::squeeze(%wide, %two)
             return (%y)""",
         accepts=_is_1d,
+    ),
+    # What IPEX calls a bottleneck forgets the factor of its sum: see below.
+    #
+    #   x, y ─ add(alpha)   →   x, y · alpha ─ add
+    Rewrite(
+        "sum-without-factor",
+        """
+        graph(%x, %y, %alpha):
+            %z = aten::add(%x, %y, %alpha)
+            return (%z)""",
+        """
+        graph(%x, %y, %alpha):
+            %one : int = prim::Constant[value=1]()
+            %term = aten::mul(%y, %alpha)
+            %z = aten::add(%x, %term, %one)
+            return (%z)""",
+        accepts=_adds_a_multiple,
+    ),
+)
+
+# After fusion: IPEX runs a block of ResNet as one operator, which takes its activations from the packed weights. They are
+# not saved with them: loaded again, the block would compute something else.
+BOTTLENECKS = (
+    #   x ─ bottleneck(a, b, c)   →   x ─ relu(conv a) ─ relu(conv b) ─ relu(conv c + x)
+    Rewrite(
+        "bottleneck",
+        """
+        graph(%x, %a, %b, %c):
+            %y = ipex_prepack::convolution_bottleneck_run(%x, %a, %b, %c)
+            return (%y)""",
+        """
+        graph(%x, %a, %b, %c):
+            %one : int = prim::Constant[value=1]()
+            %narrow = ipex_prepack::convolution_relu_run(%x, %a)
+            %inner = ipex_prepack::convolution_relu_run(%narrow, %b)
+            %y = ipex_prepack::convolution_add_relu_run(%inner, %x, %one, %c)
+            return (%y)""",
+    ),
+    #   x ─ bottleneck(a, b, s, c)   →   x ─ relu(conv a) ─ relu(conv b) ─ relu(conv c + conv s (x))
+    Rewrite(
+        "bottleneck-with-projection",
+        """
+        graph(%x, %a, %b, %s, %c):
+            %y = ipex_prepack::convolution_bottleneck_run(%x, %a, %b, %s, %c)
+            return (%y)""",
+        """
+        graph(%x, %a, %b, %s, %c):
+            %one : int = prim::Constant[value=1]()
+            %narrow = ipex_prepack::convolution_relu_run(%x, %a)
+            %inner = ipex_prepack::convolution_relu_run(%narrow, %b)
+            %shortcut = ipex_prepack::convolution_run(%x, %s)
+            %y = ipex_prepack::convolution_add_relu_run(%inner, %shortcut, %one, %c)
+            return (%y)""",
     ),
 )
