@@ -18,6 +18,13 @@ TEXT = frozenset(
         "zero-shot-classification",
     }
 )
+IMAGE = frozenset({"image-classification", "image-feature-extraction"})
+IMAGE_CLASSES = frozenset({"image-classification"})
+IMAGE_FEATURES = frozenset({"image-feature-extraction"})
+AUDIO = frozenset({"audio-classification", "automatic-speech-recognition"})
+SPECTROGRAM = frozenset({"audio-classification"})
+
+Shape = list[int | str]
 
 
 def _absolute(config: Any) -> int | None:
@@ -36,6 +43,34 @@ def _after_padding(config: Any) -> int | None:
     return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
 
 
+def _unbounded(_config: Any) -> int | None:
+    """Nothing bounds it, or it is fixed."""
+    return None
+
+
+def waveform(config: Any) -> dict[str, Shape]:
+    """Where features are normalised over a whole recording (norm "group"), padding counts, and models never saw a mask."""
+    names = ["input_values", "attention_mask"] if getattr(config, "feat_extract_norm", "layer") == "layer" else ["input_values"]
+    return {name: ["batch", "samples"] for name in names}
+
+
+def _bare_waveform(_config: Any) -> dict[str, Shape]:
+    """Padding changes what these models give even under a mask: they are fed one length at a time."""
+    return {"input_values": ["batch", "samples"]}
+
+
+def _spectrogram(config: Any) -> dict[str, Shape]:
+    return {"input_values": ["batch", config.max_length, config.num_mel_bins]}
+
+
+def receptive_field(config: Any) -> int:
+    """The fewest samples that make one frame, or as many as SEW averages into one."""
+    length = getattr(config, "squeeze_factor", 1)
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        length = (length - 1) * stride + kernel
+    return int(length)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How to capture models of one ``model_type``.
@@ -45,13 +80,27 @@ class Architecture:
         max_length: the longest sequence, from a configuration; None where nothing bounds it.
         attention: the form that transformers traces. "sdpa" leaves one torch operator, which was as fast as IPEX's
             fused scores and softmax for short sequences and faster for long ones (1.05 times for BERT-base at 384
-            tokens in fp32, 1.2 times in bf16); "eager" leaves products and softmax to IPEX's patterns. None takes
-            the first where the model has it.
+            tokens in fp32, 1.2 times in bf16); "eager" leaves products and softmax to IPEX's patterns and to our rewrites,
+            and is what models have that know no other form, or no attention at all. None takes the first where the
+            model has it.
+        inputs: axes of each input, from a configuration, in the order of the graph's arguments; None where the tokenizer or
+            the image processor decides. What is named "attention_mask" is int64, all else float32.
+        min_length: the shortest sequence, from a configuration; None where it is 1, or where nothing is free but the batch.
     """
 
     tasks: frozenset[str]
     max_length: Callable[[Any], int | None]
     attention: str | None = "sdpa"
+    inputs: Callable[[Any], dict[str, Shape]] | None = None
+    min_length: Callable[[Any], int] | None = None
+
+
+def _image(attention: str = "sdpa", tasks: frozenset[str] = IMAGE) -> Architecture:
+    return Architecture(tasks, _unbounded, attention)
+
+
+def _sound(attention: str = "sdpa", inputs: Callable[[Any], dict[str, Shape]] = waveform) -> Architecture:
+    return Architecture(AUDIO, _unbounded, attention, inputs, min_length=receptive_field)
 
 
 ARCHITECTURES = {
@@ -63,15 +112,39 @@ ARCHITECTURES = {
     "mpnet": Architecture(TEXT, _after_padding, attention="eager"),
     "roberta": Architecture(TEXT, _after_padding),
     "xlm-roberta": Architecture(TEXT, _after_padding),
+    # Images.
+    "beit": _image(),
+    "clip": _image(tasks=IMAGE_CLASSES),
+    "clip_vision_model": _image(tasks=IMAGE_FEATURES),
+    "convnext": _image("eager"),
+    "convnextv2": _image("eager"),
+    "data2vec-vision": _image(),
+    "deit": _image(),
+    "dinov2": _image(),
+    "dinov2_with_registers": _image(),
+    "dinov3_vit": _image(),
+    "efficientnet": _image("eager"),
+    "mobilenet_v1": _image("eager"),
+    "mobilenet_v2": _image("eager"),
+    "mobilevit": _image("eager"),
+    "regnet": _image("eager"),
+    "resnet": _image("eager"),
+    "siglip": _image(tasks=IMAGE_CLASSES),
+    "siglip_vision_model": _image(tasks=IMAGE_FEATURES),
+    "swin": _image(),
+    "swinv2": _image("eager"),
+    "vit": _image(),
+    # Sound.
+    "audio-spectrogram-transformer": Architecture(SPECTROGRAM, _unbounded, inputs=_spectrogram),
+    "data2vec-audio": _sound(inputs=_bare_waveform),
+    "hubert": _sound(),
+    "sew": _sound(),
+    "unispeech": _sound(),
+    "unispeech-sat": _sound(),
+    "wav2vec2": _sound(),
+    "wav2vec2-conformer": _sound(inputs=_bare_waveform),
+    "wavlm": _sound("eager"),
 }
 
-IMAGE = frozenset({"image-classification", "image-feature-extraction"})
-AUDIO = frozenset({"audio-classification", "automatic-speech-recognition"})
-ARCHITECTURES |= {
-    "vit": Architecture(IMAGE, _guess),
-    "resnet": Architecture(IMAGE, _guess, "eager"),
-    "wav2vec2": Architecture(AUDIO, _guess),
-    "audio-spectrogram-transformer": Architecture(AUDIO, _guess),
-}
 # What is assumed of an architecture that is not in the table (--allow-unlisted); verification decides.
-UNLISTED = Architecture(TEXT, _guess, attention=None)
+UNLISTED = Architecture(TEXT | IMAGE | AUDIO, _guess, attention=None, inputs=waveform, min_length=receptive_field)

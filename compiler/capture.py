@@ -13,16 +13,21 @@ Inputs = Mapping[str, np.ndarray]
 
 
 class _Named(torch.nn.Module):
-    """Calls a model by keyword and returns its outputs as float32, both in a fixed order."""
+    """Calls a model by keyword and returns its outputs as float32, both in a fixed order.
+
+    Pixels and sound come in as float32 whatever the model's precision is: the cast is part of the graph.
+    """
 
     def __init__(self, model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
         self.model = model
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        result: Any = self.model(**dict(zip(self.inputs, tensors, strict=True)), return_dict=True)
+        cast = (tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
+        result: Any = self.model(**dict(zip(self.inputs, cast, strict=True)), return_dict=True)
         return tuple(result[name].float() for name in self.outputs)
 
 

@@ -21,17 +21,26 @@ _FUSED = ("ipex::", "ipex_prepack::", "torch_ipex::", "aten::scaled_dot_product_
 # Work that a fused operator should have taken over; what is left of it is listed in the manifest.
 _HEAVY = (
     "aten::_convolution",
+    "aten::_convolution_mode",
     "aten::addmm",
     "aten::baddbmm",
     "aten::bmm",
     "aten::conv1d",
     "aten::conv2d",
+    "aten::conv3d",
+    "aten::conv_transpose1d",
+    "aten::conv_transpose2d",
+    "aten::conv_transpose3d",
+    "aten::convolution",
     "aten::einsum",
     "aten::linear",
     "aten::matmul",
+    "aten::mkldnn_convolution",
+    "aten::mm",
     "aten::softmax",
-    "ipex_prepack::linear_prepack",
 )
+# Operators that end so pack weights in every call, because they are no constants.
+_PACKS = "_prepack"
 # Nodes that tie a graph to shapes it was profiled with; none may be stored.
 _GUARDS = ("prim::TypeCheck", "prim::RequiresGradCheck", "prim::BailOut", "prim::profile", "prim::TensorExprGroup")
 
@@ -66,6 +75,8 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
         graph = torch.jit.last_executed_optimized_graph().copy()
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
+    rewrites.finish(graph)
+    _restore_chunks(graph)
     for value, name in zip(graph.inputs(), names, strict=True):
         value.setDebugName(name)
     kinds = _count(graph)
@@ -73,9 +84,13 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
         raise ModelError(f"the fused graph still depends on the shapes it was traced with ({guards[0]}): not supported")
     return FusedGraph(
         torch._C._create_function_from_graph("forward", graph),
-        fused={kind: n for kind, n in sorted(kinds.items()) if kind.startswith(_FUSED) and kind not in _HEAVY},
-        unfused={kind: n for kind, n in sorted(kinds.items()) if kind in _HEAVY},
+        fused={kind: n for kind, n in sorted(kinds.items()) if kind.startswith(_FUSED) and not _is_unfused(kind)},
+        unfused={kind: n for kind, n in sorted(kinds.items()) if _is_unfused(kind)},
     )
+
+
+def _is_unfused(kind: str) -> bool:
+    return kind in _HEAVY or kind.endswith(_PACKS)
 
 
 @contextlib.contextmanager
@@ -100,6 +115,25 @@ def _drop_self(graph: torch._C.Graph) -> None:
     if module.uses():
         raise ModelError("the fused graph still reads attributes of the module: freezing did not reach them")
     graph.eraseInput(0)
+
+
+def _restore_chunks(graph: Any) -> None:
+    """The executor turns ``chunk`` into a form whose attributes are lost when a graph is saved: undo that.
+
+    x ─ prim::ConstantChunk[chunks, dim] → a, b   becomes   x ─ aten::chunk(chunks, dim) ─ prim::ListUnpack → a, b
+    """
+    for node in graph.findAllNodes("prim::ConstantChunk"):
+        settings = [graph.insertConstant(node.i(name)) for name in ("chunks", "dim")]
+        for setting in settings:
+            setting.node().moveBefore(node)
+        chunk = graph.create("aten::chunk", [node.input(), *settings], 1)
+        chunk.insertBefore(node)
+        chunk.output().setType(torch._C.ListType.ofTensors())
+        unpack = graph.create("prim::ListUnpack", [chunk.output()], node.outputsSize())
+        unpack.insertBefore(node)
+        for old, new in zip(node.outputs(), unpack.outputs(), strict=True):
+            old.replaceAllUsesWith(new)
+        node.destroy()
 
 
 def _count(graph: torch._C.Graph | torch._C.Block) -> Counter[str]:

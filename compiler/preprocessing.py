@@ -136,7 +136,7 @@ def _read_image(source: Source, folder: Path, model: Any, architecture: Architec
     return Preprocessing([TensorSpec("pixel_values", "float32", shape)], {"batch": Axis(1, None)}, {"image": steps})
 
 
-def _read_audio(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:  # noqa: ARG001
+def _read_audio(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:
     from cpuc.compiler.media import read_audio_steps
 
     steps = read_audio_steps(folder, source.id)
@@ -144,16 +144,16 @@ def _read_audio(source: Source, folder: Path, model: Any, architecture: Architec
         spec = TensorSpec("input_values", "float32", ["batch", bank["frames"], bank["bins"]])
         return Preprocessing([spec], {"batch": Axis(1, None)}, {"audio": steps})
     config = model.config
+    if architecture.inputs is None or architecture.min_length is None or not hasattr(config, "conv_kernel"):
+        raise ModelError(f"{source.id}: a {config.model_type} does not take the samples that its feature extractor gives")
+    inputs = [
+        TensorSpec(name, "int64", shape, 0, 1, 0) if name == "attention_mask" else TensorSpec(name, "float32", shape, pad=0)
+        for name, shape in architecture.inputs(config).items()
+    ]
     convolutions = [list(pair) for pair in zip(config.conv_kernel, config.conv_stride, strict=True)]
     if getattr(config, "add_adapter", False):
         convolutions += [[1, config.adapter_stride]] * config.num_adapter_layers
-    shortest = 1
-    for kernel, stride in reversed(convolutions):
-        shortest = (shortest - 1) * stride + kernel
-    inputs = [TensorSpec("input_values", "float32", ["batch", "samples"], pad=0)]
-    if steps["return_attention_mask"]:
-        inputs.append(TensorSpec("attention_mask", "int64", ["batch", "samples"], 0, 1, 0))
-    axes = {"batch": Axis(1, None), "samples": Axis(shortest, None), "frames": Axis(1, None)}
+    axes = {"batch": Axis(1, None), "samples": Axis(architecture.min_length(config), None), "frames": Axis(1, None)}
     return Preprocessing(inputs, axes, {"audio": steps, "convolutions": convolutions})
 
 
