@@ -12,7 +12,7 @@ from conftest import needs_avx512
 from tiny import make_model
 
 import cpuc
-from cpuc.compiler.architectures import ARCHITECTURES, QUESTION_ANSWERING
+from cpuc.compiler.architectures import ARCHITECTURES, TEXT
 
 # transformers has no fused attention for it, because of its position bias; IPEX fuses parts.
 IN_PARTS = {"mpnet"}
@@ -49,7 +49,7 @@ def largest_difference(model: cpuc.Model, eager: torch.nn.Module, shape: tuple[i
     return worst
 
 
-@pytest.mark.parametrize("kind", sorted(kind for kind, entry in ARCHITECTURES.items() if entry.tasks >= QUESTION_ANSWERING))
+@pytest.mark.parametrize("kind", sorted(kind for kind, entry in ARCHITECTURES.items() if entry.tasks >= TEXT))
 def test_fp32_equals_eager_on_shapes_it_was_not_traced_with(kind: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path / kind, kind)
     manifest = cpuc.compile(str(folder), tmp_path / "model.pt")
