@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import torch
 
+from cpuc.compiler.rewrites.attention import ATTENTION
+from cpuc.compiler.rewrites.einsum import EINSUM
 from cpuc.compiler.rewrites.linear import LINEAR
+from cpuc.compiler.rewrites.matching import replace
+from cpuc.compiler.rewrites.product import PRODUCT
 from cpuc.compiler.rewrites.rewrite import Rewrite
 
-REWRITES: tuple[Rewrite, ...] = LINEAR
+# Products hide in einsums, and some of them are linear layers.
+REWRITES: tuple[Rewrite, ...] = (*EINSUM, *ATTENTION, *PRODUCT, *LINEAR)
 
 
 def apply(graph: torch._C.Graph) -> None:
     """Apply the table to `graph` in place, each entry wherever it matches."""
     for rewrite in REWRITES:
-        torch._C._jit_pass_custom_pattern_based_rewrite_graph(rewrite.pattern, rewrite.replacement, graph)
+        torch._C._jit_pass_remove_mutation(graph)
+        replace(rewrite, graph)
+    # Weights that a rewrite has reshaped or scaled are constants again.
+    torch._C._jit_pass_constant_propagation(graph)

@@ -1,0 +1,130 @@
+"""The engine of the rewrites: finds occurrences of a pattern in a graph and replaces them.
+
+torch has one too (`_jit_pass_custom_pattern_based_rewrite_graph`), but its conditions can only be written in C++.
+Operators are replaced where the last of a match stood. They must be free of side effects, which is why `apply` takes
+in-place operators out of the graph first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cpuc.compiler.rewrites.rewrite import Rewrite
+
+# Operators whose result has as many axes as their first operand, and those where the larger operand decides.
+_RANK_KEEPERS = ("transpose", "contiguous", "to", "sqrt", "chunk", "div_", "prim::ListUnpack")
+_BROADCASTS = ("add", "sub", "mul", "div")
+Node, Value, Graph = torch._C.Node, torch._C.Value, torch._C.Graph
+
+
+def replace(rewrite: Rewrite, graph: Graph) -> int:
+    """Rewrite every match of `rewrite` in `graph`; returns how many there were."""
+    pattern, replacement = torch._C.parse_ir(rewrite.pattern), torch._C.parse_ir(rewrite.replacement)
+    (result,) = pattern.outputs()
+    fired = 0
+    used: set[int] = set()
+    # Nodes are not destroyed before the loop is over: the list holds pointers to them.
+    for anchor in graph.findAllNodes(result.node().kind()):
+        match = _Match()
+        if not match.value(result, anchor.output()) or match.leaks() or match.inner & used:
+            continue
+        with graph.insert_point_guard(anchor):
+            values = {**match.names, "result": anchor.output()}
+            if rewrite.where is not None:
+                more = rewrite.where(graph, values)
+                if more is None:
+                    continue
+                values.update(more)
+            anchor.output().replaceAllUsesWith(_insert(graph, replacement, values))
+        used |= match.inner
+        fired += 1
+    torch._C._jit_pass_dce(graph)
+    return fired
+
+
+class _Match:
+    """One attempt to find a pattern at one place."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Value] = {}
+        self.inner: set[int] = set()  # the values that the matched operators make
+        self.nodes: list[Node] = []
+
+    def value(self, wanted: Value, found: Value) -> bool:
+        """Whether `found`, with all that leads to it, is what the pattern's value `wanted` describes."""
+        if wanted.node().kind() == "prim::Constant":
+            return equals(found, wanted.toIValue())
+        name = wanted.debugName()
+        if name in self.names:
+            return self.names[name].unique() == found.unique()
+        self.names[name] = found
+        if wanted.node().kind() == "prim::Param":
+            return True
+        return wanted.offset() == found.offset() and self._node(wanted.node(), found.node())
+
+    def _node(self, wanted: Node, found: Node) -> bool:
+        shape = (wanted.kind(), wanted.inputsSize(), wanted.outputsSize())
+        if shape != (found.kind(), found.inputsSize(), found.outputsSize()):
+            return False
+        self.nodes.append(found)
+        self.inner.update(output.unique() for output in found.outputs())
+        return all(self.value(*pair) for pair in zip(wanted.inputs(), found.inputs(), strict=True))
+
+    def leaks(self) -> bool:
+        """Whether a value other than the last is needed elsewhere, so that it would be computed twice."""
+        for node in self.nodes[1:]:
+            for use in (use for output in node.outputs() for use in output.uses()):
+                if not any(output.unique() in self.inner for output in use.user.outputs()):
+                    return True
+        return False
+
+
+def is_constant(value: Value) -> bool:
+    """Whether `value` is known at compile time."""
+    return value.node().kind() == "prim::Constant"
+
+
+def equals(value: Value, expected: Any) -> bool:
+    """Whether `value` is a constant equal to `expected`."""
+    if not is_constant(value):
+        return False
+    actual = value.toIValue()
+    # True is not 1, and neither is 1.0.
+    return type(actual) is type(expected) and bool(actual == expected)
+
+
+def is_weight(value: Value) -> bool:
+    """Whether no content of the inputs, only their sizes, goes into `value`."""
+    node = value.node()
+    if node.kind() == "aten::size" or is_constant(value):
+        return True
+    return node.inputsSize() > 0 and not list(node.blocks()) and all(map(is_weight, node.inputs()))
+
+
+def rank(value: Value) -> int | None:
+    """How many axes `value` has, where the operators that made it tell; a number has none."""
+    node = value.node()
+    operator = node.kind().removeprefix("aten::")
+    if is_constant(value):
+        content: Any = value.toIValue()
+        return content.dim() if isinstance(content, torch.Tensor) else 0 if isinstance(content, int | float) else None
+    if operator == "prim::NumToTensor":
+        return 0
+    if operator in ("permute", "view", "reshape"):
+        sizes = node.inputsAt(1)
+        return len(sizes.toIValue()) if is_constant(sizes) else int(sizes.node().inputsSize())
+    if operator in _BROADCASTS:
+        ranks = [rank(each) for each in (node.inputsAt(0), node.inputsAt(1))]
+        return None if None in ranks else max(each for each in ranks if each is not None)
+    return rank(node.inputsAt(0)) if operator in _RANK_KEEPERS else None
+
+
+def _insert(graph: Graph, replacement: Graph, values: dict[str, Value]) -> Value:
+    mapped = {value.unique(): values[value.debugName()] for value in replacement.inputs()}
+    for node in replacement.nodes():
+        clone = graph.insertNode(graph.createClone(node, lambda value: mapped[value.unique()]))
+        mapped |= {old.unique(): new for old, new in zip(node.outputs(), clone.outputs(), strict=True)}
+    (result,) = replacement.outputs()
+    return mapped[result.unique()]
