@@ -32,6 +32,12 @@ def _unbounded(_: Any) -> int | None:
     return None
 
 
+def _funnel(model: Any) -> None:
+    from cpuc.compiler.adaptations import funnel_positions  # imports torch
+
+    funnel_positions(model)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How to capture models of one ``model_type``.
@@ -43,11 +49,19 @@ class Architecture:
             fused scores and softmax for short sequences and faster for long ones (1.05 times for BERT-base at 384
             tokens in fp32, 1.2 times in bf16); "eager" is for models that have no other: `rewrites.attention` makes
             the same operator of their products and softmax.
+        adapt: changes the model's Python code where the trace would take a shape for a constant; see `adaptations`.
     """
 
     tasks: frozenset[str]
     max_length: Callable[[Any], int | None]
     attention: str = "sdpa"
+    adapt: Callable[[Any], None] | None = None
+
+    def prepare(self, model: Any) -> None:
+        """Make a model of transformers ready for capture."""
+        model.set_attn_implementation(self.attention)
+        if self.adapt:
+            self.adapt(model)
 
 
 ARCHITECTURES = {
@@ -65,6 +79,7 @@ ARCHITECTURES = {
     "esm": Architecture(CLASSIFICATION, _after_padding),
     "eurobert": Architecture(CLASSIFICATION, _absolute),
     "flaubert": Architecture(QUESTION_ANSWERING, _absolute, attention="eager"),
+    "funnel": Architecture(QUESTION_ANSWERING, _unbounded, attention="eager", adapt=_funnel),
     "gte": Architecture(CLASSIFICATION, _absolute),
     "jina_embeddings_v3": Architecture(QUESTION_ANSWERING, _absolute),
     "mbart": Architecture(QUESTION_ANSWERING, _absolute),

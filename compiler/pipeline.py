@@ -96,7 +96,7 @@ def _build(
         if verify:
             report("running the original model")
             eager = [run_eager(original.model, inputs, outputs, batch.inputs) for batch in sample.batches]
-        original.model.set_attn_implementation(ARCHITECTURES[kind].attention)
+        ARCHITECTURES[kind].prepare(original.model)
         example = next(batch.inputs for batch in sample.batches if len(batch.rows) > 2)
         report("capturing the graph")
         frozen = capture(original.model.to(getattr(torch, chosen.dtype)), inputs, outputs, example)

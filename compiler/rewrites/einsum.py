@@ -119,6 +119,8 @@ EINSUM = (
     as_linear("td,dnh->tnh"),
     as_matmul("bind,bjnd->bnij"),
     as_matmul("binh,tnh->bnit"),
+    as_matmul("binh,dnh->bind"),
+    as_matmul("bind,jd->bnij"),
     as_matmul("bind,snd->bnis"),
     as_matmul("bnij,bjnd->bind"),
     #   permute(x, [0, 1, 2, 3])   →   x
