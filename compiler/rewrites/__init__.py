@@ -5,23 +5,28 @@ They run before IPEX's passes, which go on from what they leave. Both sides are 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from cpuc.compiler.rewrites.attention import ATTENTION
+from cpuc.compiler.rewrites.convolution import CONVOLUTION
 from cpuc.compiler.rewrites.einsum import EINSUM
 from cpuc.compiler.rewrites.linear import LINEAR
 from cpuc.compiler.rewrites.matching import replace
 from cpuc.compiler.rewrites.product import PRODUCT
-from cpuc.compiler.rewrites.rewrite import Rewrite
+from cpuc.compiler.rewrites.rewrite import Graph, Rewrite
 
 # Products hide in einsums, and some of them are linear layers.
-REWRITES: tuple[Rewrite, ...] = (*EINSUM, *ATTENTION, *PRODUCT, *LINEAR)
+REWRITES: tuple[Rewrite, ...] = (*EINSUM, *ATTENTION, *PRODUCT, *LINEAR, *CONVOLUTION)
 
 
-def apply(graph: torch._C.Graph) -> None:
+def apply(graph: Graph) -> None:
     """Apply the table to `graph` in place, each entry wherever it matches."""
+    passes: Any = torch._C  # whose annotations lack some
     for rewrite in REWRITES:
-        torch._C._jit_pass_remove_mutation(graph)
+        # An entry may be what allows the next in-place operator to go.
+        passes._jit_pass_remove_mutation(graph)
         replace(rewrite, graph)
     # Weights that a rewrite has reshaped or scaled are constants again.
-    torch._C._jit_pass_constant_propagation(graph)
+    passes._jit_pass_constant_propagation(graph)

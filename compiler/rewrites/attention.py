@@ -17,9 +17,7 @@ from typing import Any
 import torch
 
 from cpuc.compiler.rewrites.matching import is_constant, rank
-from cpuc.compiler.rewrites.rewrite import Rewrite, Values
-
-Graph, Node, Value = torch._C.Graph, torch._C.Node, torch._C.Value
+from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Value, Values
 
 # A fill of this size swallows the score it replaces, so that adding it is the same.
 _SWALLOWS = -1e30
@@ -40,7 +38,7 @@ def _number(value: Value) -> float | None:
 
 
 def _kind(value: Value) -> str:
-    return value.node().kind().removeprefix("aten::")
+    return str(value.node().kind()).removeprefix("aten::")
 
 
 def _is_boolean(value: Value) -> bool:
@@ -74,7 +72,7 @@ def _read(value: Value) -> _Scores | None:
     node = value.node()
     kind, inputs = _kind(value), list(node.inputs())
     if kind in ("matmul", "bmm") and len(inputs) == 2:
-        return _Scores(*inputs, batched=kind == "bmm")
+        return _Scores(inputs[0], inputs[1], batched=kind == "bmm")
     reader = _READERS.get(kind)
     return reader(value, inputs) if reader else None
 

@@ -5,10 +5,8 @@ The equation says the rank of each operand, so the drawings below hold for every
 
 from __future__ import annotations
 
-import torch
-
 from cpuc.compiler.rewrites.matching import is_constant
-from cpuc.compiler.rewrites.rewrite import Rewrite, Values, Where
+from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Values, Where
 
 
 def _constant_weight(names: Values) -> bool:
@@ -101,7 +99,7 @@ def as_matmul(equation: str) -> Rewrite:
     return _rewrite("einsum-matmul", equation, ["a", "b"], body)
 
 
-def _keeps_order(_: torch._C.Graph, names: Values) -> Values | None:
+def _keeps_order(_: Graph, names: Values) -> Values | None:
     order = names["order"].toIValue() if is_constant(names["order"]) else None
     return {} if order == list(range(len(order or []))) else None
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from cpuc.compiler.rewrites.matching import is_constant
-from cpuc.compiler.rewrites.rewrite import Rewrite, Values
+from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Value, Values
 
 
-def _tensor(value: torch._C.Value) -> torch.Tensor | None:
+def _tensor(value: Value) -> torch.Tensor | None:
     content = value.toIValue() if is_constant(value) else None
     return content if isinstance(content, torch.Tensor) else None
 
 
-def _scaled(graph: torch._C.Graph, names: Values) -> Values | None:
+def _scaled(graph: Graph, names: Values) -> Values | None:
     """The weights of a layer whose outputs are multiplied by one constant each."""
     weight, bias, factor = (_tensor(names[name]) for name in ("weight", "bias", "factor"))
     if weight is None or factor is None or weight.dim() != 2 or factor.shape != weight.shape[:1]:
@@ -26,7 +26,7 @@ def _scaled(graph: torch._C.Graph, names: Values) -> Values | None:
     }
 
 
-def _shifted(graph: torch._C.Graph, names: Values) -> Values | None:
+def _shifted(graph: Graph, names: Values) -> Values | None:
     """The bias of a layer to whose outputs one constant each is added."""
     weight, bias, shift = (_tensor(names[name]) for name in ("weight", "bias", "shift"))
     if weight is None or shift is None or weight.dim() != 2 or shift.shape != weight.shape[:1]:

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from cpuc.compiler.rewrites.rewrite import Rewrite
+from cpuc.compiler.rewrites.rewrite import Graph, Node, Rewrite, Value
 
 # Operators whose result has as many axes as their first operand, and those where the larger operand decides.
 _RANK_KEEPERS = ("transpose", "contiguous", "to", "sqrt", "chunk", "div_", "prim::ListUnpack")
 _BROADCASTS = ("add", "sub", "mul", "div")
-Node, Value, Graph = torch._C.Node, torch._C.Value, torch._C.Graph
 
 
 def replace(rewrite: Rewrite, graph: Graph) -> int:
@@ -58,7 +57,7 @@ class _Match:
             return equals(found, wanted.toIValue())
         name = wanted.debugName()
         if name in self.names:
-            return self.names[name].unique() == found.unique()
+            return bool(self.names[name].unique() == found.unique())
         self.names[name] = found
         if wanted.node().kind() == "prim::Param":
             return True
@@ -83,7 +82,7 @@ class _Match:
 
 def is_constant(value: Value) -> bool:
     """Whether `value` is known at compile time."""
-    return value.node().kind() == "prim::Constant"
+    return bool(value.node().kind() == "prim::Constant")
 
 
 def equals(value: Value, expected: Any) -> bool:
@@ -123,8 +122,12 @@ def rank(value: Value) -> int | None:
 
 def _insert(graph: Graph, replacement: Graph, values: dict[str, Value]) -> Value:
     mapped = {value.unique(): values[value.debugName()] for value in replacement.inputs()}
+
+    def replaced(value: Value) -> Value:
+        return mapped[value.unique()]
+
     for node in replacement.nodes():
-        clone = graph.insertNode(graph.createClone(node, lambda value: mapped[value.unique()]))
-        mapped |= {old.unique(): new for old, new in zip(node.outputs(), clone.outputs(), strict=True)}
+        clone = graph.insertNode(graph.createClone(node, replaced))
+        mapped.update({old.unique(): new for old, new in zip(node.outputs(), clone.outputs(), strict=True)})
     (result,) = replacement.outputs()
     return mapped[result.unique()]

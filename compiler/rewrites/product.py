@@ -5,18 +5,16 @@ IPEX's batched product reads heads where they stand, without a copy, but only in
 
 from __future__ import annotations
 
-import torch
-
 from cpuc.compiler.rewrites.matching import is_constant, is_weight, rank
-from cpuc.compiler.rewrites.rewrite import Rewrite, Values
+from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Values
 
 
-def _without_batch(_: torch._C.Graph, names: Values) -> Values | None:
+def _without_batch(_: Graph, names: Values) -> Values | None:
     known = rank(names["a"]) == 4 and rank(names["b"]) in (3, 4)
     return {} if known and is_weight(names["b"]) and not is_weight(names["a"]) else None
 
 
-def _outer_axis(graph: torch._C.Graph, names: Values) -> Values | None:
+def _outer_axis(graph: Graph, names: Values) -> Values | None:
     """Which operand of a product has the axis whose size is asked for."""
     product, axis = names["product"].node(), names["axis"]
     if product.kind() not in ("aten::matmul", "aten::bmm") or not is_constant(axis):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-import torch
+# torch's classes of these names, of whose methods its annotations know few.
+Graph: TypeAlias = Any
+Node: TypeAlias = Any
+Value: TypeAlias = Any
 
-Values = Mapping[str, torch._C.Value]
+Values = Mapping[str, Value]
 # Called with the graph, its insertion point before the match, and what the pattern's inputs matched; "result" is what it
 # returns.
-Where = Callable[[torch._C.Graph, Values], Values | None]
+Where = Callable[[Graph, Values], Values | None]
 
 
 @dataclass(frozen=True)
