@@ -86,6 +86,7 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
         graph = torch.jit.last_executed_optimized_graph().copy()
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
+    _restore_chunks(graph)
     for value, name in zip(graph.inputs(), names, strict=True):
         value.setDebugName(name)
     kinds = _count(graph)
@@ -120,6 +121,19 @@ def _drop_self(graph: torch._C.Graph) -> None:
     if module.uses():
         raise ModelError("the fused graph still reads attributes of the module: freezing did not reach them")
     graph.eraseInput(0)
+
+
+def _restore_chunks(graph: Any) -> None:
+    """Undo what the executor makes of ``aten::chunk``: an operator that can be saved but not loaded."""
+    for node in graph.findAllNodes("prim::ConstantChunk"):
+        with graph.insert_point_guard(node):
+            numbers = [graph.insertConstant(node.i(name)) for name in ("chunks", "dim")]
+            chunks = graph.insertNode(graph.create("aten::chunk", [node.inputsAt(0), *numbers], 1)).output()
+            chunks.setType(torch._C.ListType.ofTensors())
+            unpacked = graph.insertNode(graph.create("prim::ListUnpack", [chunks], node.outputsSize()))
+        for old, new in zip(node.outputs(), unpacked.outputs(), strict=True):
+            old.replaceAllUsesWith(new)
+        node.destroy()
 
 
 def _count(graph: torch._C.Graph | torch._C.Block) -> Counter[str]:

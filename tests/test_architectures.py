@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,16 @@ def compiled(kind: str, model: Any, names: list[str], outputs: list[str]) -> Fus
         return fuse(capture(model, names, outputs, example), names, example)
 
 
-def run(graph: FusedGraph, names: list[str], outputs: list[str], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def reloaded(graph: FusedGraph) -> Any:
+    file = io.BytesIO()
+    torch.jit.save(graph.function, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def run(function: Any, names: list[str], outputs: list[str], inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     with torch.inference_mode(), torch.jit.optimized_execution(False):
-        result = graph.function(*to_tensors(inputs, names))
+        result = function(*to_tensors(inputs, names))
     # A function of one output returns it bare.
     results = result if isinstance(result, tuple) else (result,)
     return {name: tensor.numpy() for name, tensor in zip(outputs, results, strict=True)}
@@ -126,11 +134,12 @@ def test_all_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(kind: st
     assert graph.fused["aten::scaled_dot_product_attention"] == ATTENTIONS.get(kind, LAYERS)
     linear = sum(n for name, n in graph.fused.items() if name.startswith("ipex_prepack::linear"))
     assert linear == calls + MORE_LINEAR.get(kind, 0)
+    function = reloaded(graph)
     scale = max(np.abs(array).max() for batch in expected for array in batch.values())
     for shape, eager in zip(shapes, expected, strict=True):
         inputs = tokens(model, *shape)
         valid = inputs["attention_mask"].astype(bool)
-        for name, actual in run(graph, names, outputs, inputs).items():
+        for name, actual in run(function, names, outputs, inputs).items():
             assert np.abs(actual[valid] - eager[name][valid]).max() < 1e-5 * scale, shape
 
 
@@ -146,6 +155,23 @@ def linear_calls(eager: torch.nn.Module) -> int:
     for hook in hooks:
         hook.remove()
     return len(calls)
+
+
+@pytest.mark.parametrize("kind", ["bart", "deberta", "deberta-v2", "funnel", "mpnet", "squeezebert", "xlm", "xlnet"])
+def test_in_bf16_as_much_is_fused(kind: str) -> None:
+    needs_avx512()
+    model, outputs = new_model(kind), ["start_logits", "end_logits"]
+    names, shape = list(tokens(model, 1, 5)), (4, 50)
+    with quiet():
+        expected = run_eager(model, names, outputs, tokens(model, *shape))
+    graph = compiled(kind, model.to(torch.bfloat16), names, outputs)
+    assert graph.unfused == {}
+    assert graph.fused["aten::scaled_dot_product_attention"] == ATTENTIONS.get(kind, LAYERS)
+    inputs = tokens(model, *shape)
+    valid = inputs["attention_mask"].astype(bool)
+    for name, actual in run(reloaded(graph), names, outputs, inputs).items():
+        difference, eager = actual[valid] - expected[name][valid], expected[name][valid]
+        assert 0 < np.sqrt((difference**2).mean() / (eager**2).mean()) < 0.06
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
