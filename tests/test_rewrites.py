@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -332,3 +333,33 @@ def test_constants_match_by_type_and_value() -> None:
     values = list(ones.outputs())
     for i, content in enumerate((1, 1.0, True, None)):
         assert [matching.equals(value, content) for value in values] == [i == j for j in range(4)]
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    """A norm as DeBERTa spells it."""
+    wide = x.float()
+    centred = wide - wide.mean(axis, keepdim=True)
+    variance = centred.pow(2).mean(axis, keepdim=True)
+    return weight * (centred / torch.sqrt(variance + 1e-7)).to(x.dtype) + bias
+
+
+def test_a_norm_that_is_spelled_out_becomes_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "layer-norm")
+    x, weights = torch.randn(3, 4, 8), (torch.randn(8), torch.randn(8))
+    FileCheck().check("aten::mean").check("aten::sqrt").run(frozen(norm, (x,), weights).graph)
+    FileCheck().check("aten::layer_norm").check_not("aten::mean").run(rewritten(norm, (x,), weights, (x[:1, :2],)))
+    # Over another axis, with one weight for all, and with weights that are inputs.
+    other = rewritten(lambda x, w, b: norm(x, w, b, 1), (torch.randn(3, 8, 8),), weights)
+    for_all = rewritten(norm, (x,), (torch.randn(1), torch.randn(1)))
+    given = rewritten(norm, (x, *weights))
+    for graph in (other, for_all, given):
+        FileCheck().check("aten::mean").check_not("aten::layer_norm").run(graph)
+
+
+def test_gelu_that_is_spelled_out_becomes_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "gelu")
+    x = (torch.randn(3, 8),)
+    after = rewritten(lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))), x)
+    FileCheck().check("aten::gelu").check_not("aten::erf").run(after)
+    near = rewritten(lambda x: x * 0.5 * (1.0 + torch.erf(x / 1.4)), x)
+    FileCheck().check("aten::erf").check_not("aten::gelu").run(near)

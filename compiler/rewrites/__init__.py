@@ -12,13 +12,14 @@ import torch
 from cpuc.compiler.rewrites.attention import ATTENTION
 from cpuc.compiler.rewrites.convolution import CONVOLUTION
 from cpuc.compiler.rewrites.einsum import EINSUM
+from cpuc.compiler.rewrites.elementwise import ELEMENTWISE
 from cpuc.compiler.rewrites.linear import LINEAR
 from cpuc.compiler.rewrites.matching import replace
 from cpuc.compiler.rewrites.product import PRODUCT
 from cpuc.compiler.rewrites.rewrite import Graph, Rewrite
 
 # Products hide in einsums, and some of them are linear layers.
-REWRITES: tuple[Rewrite, ...] = (*EINSUM, *ATTENTION, *PRODUCT, *LINEAR, *CONVOLUTION)
+REWRITES: tuple[Rewrite, ...] = (*EINSUM, *ATTENTION, *PRODUCT, *LINEAR, *CONVOLUTION, *ELEMENTWISE)
 
 
 def apply(graph: Graph) -> None:
