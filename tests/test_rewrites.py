@@ -181,6 +181,16 @@ def test_what_only_looks_like_attention_is_left_alone(miss: str) -> None:
     FileCheck().check("aten::softmax").check_not(ATTENTION).run(after)
 
 
+def test_attention_whose_operands_are_overwritten_meanwhile_is_left_alone() -> None:
+    def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        q = q.neg()
+        product = scores(q, k)
+        written = q.view(-1).add_(1)
+        return weights_of(product, v) + written.sum()
+
+    FileCheck().check("aten::add_").check("aten::softmax").check_not(ATTENTION).run(rewritten(function, heads()))
+
+
 def test_attention_weights_that_are_needed_themselves_are_kept() -> None:
     def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         weights = torch.softmax(scores(q, k), -1)

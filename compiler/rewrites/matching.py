@@ -1,12 +1,13 @@
 """The engine of the rewrites: finds occurrences of a pattern in a graph and replaces them.
 
 torch has one too (`_jit_pass_custom_pattern_based_rewrite_graph`), but its conditions can only be written in C++.
-Operators are replaced where the last of a match stood. They must be free of side effects, which is why `apply` takes
-in-place operators out of the graph first.
+Operators are replaced where the last of a match stood. `apply` takes in-place operators out of the graph first; where one
+is left that writes to what a match has read before, the match is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def replace(rewrite: Rewrite, graph: Graph) -> int:
     (result,) = pattern.outputs()
     fired = 0
     used: set[int] = set()
+    writes = _Writes(graph)
     # Nodes are not destroyed before the loop is over: the list holds pointers to them.
     for anchor in graph.findAllNodes(result.node().kind()):
         match = _Match()
@@ -36,11 +38,44 @@ def replace(rewrite: Rewrite, graph: Graph) -> int:
                 if more is None:
                     continue
                 values.update(more)
-            anchor.output().replaceAllUsesWith(_insert(graph, replacement, values))
+            new = _insert(graph, replacement, values)
+            if writes.disturb(new, anchor):
+                continue
+            anchor.output().replaceAllUsesWith(new)
         used |= match.inner
         fired += 1
     torch._C._jit_pass_dce(graph)
     return fired
+
+
+class _Writes:
+    """The in-place operators that a graph has at first."""
+
+    def __init__(self, graph: Graph) -> None:
+        nodes = list(_all_nodes(graph))
+        self.nodes = [node for node in nodes if node.kind().endswith("_") and not node.kind().endswith("__")]
+        self.aliases: Any = graph.alias_db() if self.nodes else None
+        self.known = {output.unique() for node in nodes for output in node.outputs()}
+
+    def disturb(self, value: Value, anchor: Node) -> bool:
+        """Whether something that `value`, made at `anchor`, is made of was written to after it had been made itself."""
+        if not self.nodes:
+            return False
+        if value.unique() not in self.known and value.node().kind() != "prim::Param":
+            return any(self.disturb(each, anchor) for each in value.node().inputs())
+        return any(
+            node.isBefore(anchor)
+            and (value.node().kind() == "prim::Param" or value.node().isBefore(node))
+            and self.aliases.may_contain_alias(node.inputsAt(0), value)
+            for node in self.nodes
+        )
+
+
+def _all_nodes(graph: Graph) -> Iterator[Node]:
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from _all_nodes(block)
 
 
 class _Match:
