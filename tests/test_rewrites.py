@@ -330,6 +330,17 @@ def test_convolutions_over_two_axes_and_sums_of_unknown_shape_are_left_alone() -
     FileCheck().check("aten::_convolution").check("aten::squeeze").check("aten::add").run(line)
 
 
+def test_a_weight_is_told_from_an_activation_however_deep_the_graph() -> None:
+    def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        rows = weight[: x.size(0)] * 1.5
+        for _ in range(2000):
+            x = x * x
+        return rows + x
+
+    total = frozen(function, (torch.rand(2, 3),), (torch.randn(4, 3),)).graph.findAllNodes("aten::add")[0]
+    assert [matching.is_weight(each) for each in total.inputs()] == [True, False, True]
+
+
 def test_constants_match_by_type_and_value() -> None:
     ones = torch._C.parse_ir(
         """

@@ -25,12 +25,13 @@ def replace(rewrite: Rewrite, graph: Graph) -> int:
     (result,) = pattern.outputs()
     fired = 0
     used: set[int] = set()
-    writes = _Writes(graph)
+    writes: _Writes | None = None
     # Nodes are not destroyed before the loop is over: the list holds pointers to them.
     for anchor in graph.findAllNodes(result.node().kind()):
         match = _Match()
         if not match.value(result, anchor.output()) or match.leaks() or match.inner & used:
             continue
+        writes = writes or _Writes(graph)
         with graph.insert_point_guard(anchor):
             values = {**match.names, "result": anchor.output()}
             if rewrite.where is not None:
@@ -55,7 +56,7 @@ class _Writes:
         nodes = list(_all_nodes(graph))
         self.nodes = [node for node in nodes if node.kind().endswith("_") and not node.kind().endswith("__")]
         self.aliases: Any = graph.alias_db() if self.nodes else None
-        self.known = {output.unique() for node in nodes for output in node.outputs()}
+        self.known = {output.unique() for node in nodes for output in node.outputs()} if self.nodes else set()
 
     def disturb(self, value: Value, anchor: Node) -> bool:
         """Whether something that `value`, made at `anchor`, is made of was written to after it had been made itself."""
@@ -131,10 +132,17 @@ def equals(value: Value, expected: Any) -> bool:
 
 def is_weight(value: Value) -> bool:
     """Whether no content of the inputs, only their sizes, goes into `value`."""
-    node = value.node()
-    if node.kind() == "aten::size" or is_constant(value):
-        return True
-    return node.inputsSize() > 0 and not list(node.blocks()) and all(map(is_weight, node.inputs()))
+    waiting = [value]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop().node()
+        if node.kind() == "prim::Param" or any(True for _ in node.blocks()):
+            return False
+        if node.kind() != "aten::size":
+            new = [each for each in node.inputs() if each.unique() not in seen]
+            seen.update(each.unique() for each in new)
+            waiting += new
+    return True
 
 
 def rank(value: Value) -> int | None:
