@@ -289,6 +289,22 @@ def test_pack_linear(with_bias: bool) -> None:
     FileCheck().check("ipex_prepack::linear_run").check_not("aten::linear").run(after)
 
 
+def test_a_product_with_a_constant_matrix_is_a_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "matmul-linear", "addmm-linear")
+    x, weight, row = torch.randn(3, 4), torch.randn(4, 8), torch.randn(8)
+    after = rewritten(torch.matmul, (torch.randn(2, 3, 4),), (weight,), (torch.randn(5, 4),))
+    FileCheck().check("aten::linear").check_not("aten::matmul").run(after)
+    after = rewritten(lambda x, w, b: torch.addmm(b, x, w), (x,), (weight, row))
+    FileCheck().check("aten::linear").check_not("aten::addmm").run(after)
+    # A vector, heads, and what is not constant; a bias for each row of the batch, and one that is scaled.
+    for operand in (weight[:, 0], torch.randn(2, 4, 8)):
+        FileCheck().check("aten::matmul").run(rewritten(torch.matmul, (x,), (operand,)))
+    FileCheck().check("aten::matmul").run(rewritten(torch.matmul, (x, weight)))
+    for other, beta in ((torch.randn(3, 8), 1), (row, 2)):
+        near = rewritten(lambda x, w, b, beta=beta: torch.addmm(b, x, w, beta=beta), (x,), (weight, other))
+        FileCheck().check("aten::addmm").run(near)
+
+
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("name", ["scaled-linear", "shifted-linear"])
 def test_a_constant_for_each_output_goes_into_the_layer(name: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,49 @@ def _shifted(graph: Graph, names: Values) -> Values | None:
     return {"start": graph.insertConstant(shift if bias is None else bias + shift)}
 
 
+def _transposed(graph: Graph, names: Values) -> Values | None:
+    """The weights of a layer that is spelled as a product."""
+    weight = _tensor(names["weight"])
+    if weight is None or weight.dim() != 2:
+        return None
+    return {"rows": graph.insertConstant(weight.t().contiguous())}
+
+
+def _transposed_with_bias(graph: Graph, names: Values) -> Values | None:
+    weight, bias = _tensor(names["weight"]), _tensor(names["bias"])
+    fits = weight is not None and bias is not None and bias.shape == weight.shape[1:]
+    return _transposed(graph, names) if fits else None
+
+
 LINEAR = (
+    #   matmul(x, W)   →   linear(x, Wᵀ)      for a constant W of two axes
+    Rewrite(
+        "matmul-linear",
+        """
+        graph(%x, %weight):
+            %y = aten::matmul(%x, %weight)
+            return (%y)""",
+        """
+        graph(%x, %rows):
+            %none : NoneType = prim::Constant()
+            %y = aten::linear(%x, %rows, %none)
+            return (%y)""",
+        _transposed,
+    ),
+    #   addmm(b, x, W)   →   linear(x, Wᵀ, b)      the same
+    Rewrite(
+        "addmm-linear",
+        """
+        graph(%bias, %x, %weight):
+            %one : int = prim::Constant[value=1]()
+            %y = aten::addmm(%bias, %x, %weight, %one, %one)
+            return (%y)""",
+        """
+        graph(%bias, %x, %rows):
+            %y = aten::linear(%x, %rows, %bias)
+            return (%y)""",
+        _transposed_with_bias,
+    ),
     # A constant factor or term for each output, as in the norms of MobileBERT, which do nothing else.
     #
     #   x ─ linear(W, b) ─ mul(s)   →   x ─ linear(W · s, b · s)
