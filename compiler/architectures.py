@@ -18,6 +18,10 @@ TEXT = frozenset(
         "zero-shot-classification",
     }
 )
+# Where transformers lacks a head, or what it has was not seen to work.
+NO_CHOICE = TEXT - {"multiple-choice"}
+NO_QUESTIONS = NO_CHOICE - {"question-answering"}
+HEADS = TEXT - {"feature-extraction", "sentence-embeddings"}
 IMAGE = frozenset({"image-classification", "image-feature-extraction"})
 IMAGE_CLASSES = frozenset({"image-classification"})
 IMAGE_FEATURES = frozenset({"image-feature-extraction"})
@@ -43,9 +47,20 @@ def _after_padding(config: Any) -> int | None:
     return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
 
 
+def _buckets(config: Any) -> int | None:
+    """DeBERTa-v2 puts any distance into one of a fixed number of buckets, and may have learned positions besides."""
+    relative = config.relative_attention and config.position_buckets > 0 and not config.position_biased_input
+    return None if relative else int(config.max_position_embeddings)
+
+
 def _unbounded(_config: Any) -> int | None:
-    """Nothing bounds it, or it is fixed."""
+    """Relative positions of any distance, or a size that is fixed."""
     return None
+
+
+def _pooled_twice(_config: Any) -> int:
+    """Funnel fails where its pooling has nothing to pool."""
+    return 3
 
 
 def waveform(config: Any) -> dict[str, Shape]:
@@ -71,6 +86,12 @@ def receptive_field(config: Any) -> int:
     return int(length)
 
 
+def _funnel(model: Any) -> None:
+    from cpuc.compiler.adaptations import funnel_positions  # imports torch
+
+    funnel_positions(model)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How to capture models of one ``model_type``.
@@ -80,12 +101,13 @@ class Architecture:
         max_length: the longest sequence, from a configuration; None where nothing bounds it.
         attention: the form that transformers traces. "sdpa" leaves one torch operator, which was as fast as IPEX's
             fused scores and softmax for short sequences and faster for long ones (1.05 times for BERT-base at 384
-            tokens in fp32, 1.2 times in bf16); "eager" leaves products and softmax to IPEX's patterns and to our rewrites,
-            and is what models have that know no other form, or no attention at all. None takes the first where the
-            model has it.
+            tokens in fp32, 1.2 times in bf16); "eager" is for models that have no other, or no attention at all:
+            `rewrites.attention` makes the same operator of products and softmax. None takes the first where the model
+            has it.
         inputs: axes of each input, from a configuration, in the order of the graph's arguments; None where the tokenizer or
             the image processor decides. What is named "attention_mask" is int64, all else float32.
         min_length: the shortest sequence, from a configuration; None where it is 1, or where nothing is free but the batch.
+        adapt: changes the model's Python code where the trace would take a shape for a constant; see `adaptations`.
     """
 
     tasks: frozenset[str]
@@ -93,6 +115,16 @@ class Architecture:
     attention: str | None = "sdpa"
     inputs: Callable[[Any], dict[str, Shape]] | None = None
     min_length: Callable[[Any], int] | None = None
+    adapt: Callable[[Any], None] | None = None
+
+    def prepare(self, model: Any) -> None:
+        """Make a model of transformers ready for capture."""
+        form = self.attention
+        if form is None:
+            form = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+        model.set_attn_implementation(form)
+        if self.adapt:
+            self.adapt(model)
 
 
 def _image(attention: str = "sdpa", tasks: frozenset[str] = IMAGE) -> Architecture:
@@ -105,13 +137,37 @@ def _sound(attention: str = "sdpa", inputs: Callable[[Any], dict[str, Shape]] = 
 
 ARCHITECTURES = {
     "albert": Architecture(TEXT, _absolute),
+    "bart": Architecture(NO_CHOICE - {"token-classification"}, _absolute),
     "bert": Architecture(TEXT, _absolute),
     "camembert": Architecture(TEXT, _after_padding),
+    "convbert": Architecture(TEXT, _absolute, attention="eager"),
+    "data2vec-text": Architecture(TEXT, _after_padding),
+    "deberta": Architecture(NO_CHOICE, _absolute, attention="eager"),
+    "deberta-v2": Architecture(TEXT, _buckets, attention="eager"),
     "distilbert": Architecture(TEXT, _absolute),
     "electra": Architecture(TEXT, _absolute),
+    "ernie": Architecture(TEXT, _absolute),
+    "esm": Architecture(NO_QUESTIONS, _after_padding),
+    "eurobert": Architecture(NO_QUESTIONS, _absolute),
+    "flaubert": Architecture(TEXT, _absolute, attention="eager"),
+    "funnel": Architecture(HEADS, _unbounded, attention="eager", min_length=_pooled_twice, adapt=_funnel),
+    "gte": Architecture(NO_QUESTIONS, _absolute),
+    "jina_embeddings_v3": Architecture(NO_CHOICE, _absolute),
+    "mbart": Architecture(NO_CHOICE - {"token-classification"}, _absolute),
+    "megatron-bert": Architecture(TEXT, _absolute, attention="eager"),
+    "mobilebert": Architecture(TEXT, _absolute),
+    "modernbert": Architecture(TEXT, _absolute),
     "mpnet": Architecture(TEXT, _after_padding, attention="eager"),
+    "nomic_bert": Architecture(NO_QUESTIONS, _absolute),
+    "rembert": Architecture(TEXT, _absolute, attention="eager"),
     "roberta": Architecture(TEXT, _after_padding),
+    "roberta-prelayernorm": Architecture(TEXT, _after_padding),
+    "roformer": Architecture(TEXT, _absolute, attention="eager"),
+    "squeezebert": Architecture(TEXT, _absolute, attention="eager"),
+    "xlm": Architecture(TEXT, _absolute, attention="eager"),
     "xlm-roberta": Architecture(TEXT, _after_padding),
+    "xlm-roberta-xl": Architecture(TEXT, _after_padding),
+    "xlnet": Architecture(TEXT - {"fill-mask"}, _unbounded, attention="eager"),
     # Images.
     "beit": _image(),
     "clip": _image(tasks=IMAGE_CLASSES),
@@ -147,4 +203,4 @@ ARCHITECTURES = {
 }
 
 # What is assumed of an architecture that is not in the table (--allow-unlisted); verification decides.
-UNLISTED = Architecture(TEXT | IMAGE | AUDIO, _guess, attention=None, inputs=waveform, min_length=receptive_field)
+UNLISTED = Architecture(TEXT | IMAGE | AUDIO, _guess, attention=None)

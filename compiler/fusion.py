@@ -22,8 +22,12 @@ _FUSED = ("ipex::", "ipex_prepack::", "torch_ipex::", "aten::scaled_dot_product_
 _HEAVY = (
     "aten::_convolution",
     "aten::_convolution_mode",
+    "aten::_softmax",
+    "aten::addbmm",
     "aten::addmm",
+    "aten::addmv",
     "aten::baddbmm",
+    "aten::bilinear",
     "aten::bmm",
     "aten::conv1d",
     "aten::conv2d",
@@ -32,12 +36,22 @@ _HEAVY = (
     "aten::conv_transpose2d",
     "aten::conv_transpose3d",
     "aten::convolution",
+    "aten::dot",
     "aten::einsum",
+    "aten::fft_fft",
+    "aten::fft_fft2",
+    "aten::fft_fftn",
+    "aten::gru",
+    "aten::inner",
+    "aten::linalg_multi_dot",
     "aten::linear",
+    "aten::lstm",
     "aten::matmul",
     "aten::mkldnn_convolution",
     "aten::mm",
+    "aten::mv",
     "aten::softmax",
+    "aten::tensordot",
 )
 # Operators that end so pack weights in every call, because they are no constants.
 _PACKS = "_prepack"
@@ -118,20 +132,14 @@ def _drop_self(graph: torch._C.Graph) -> None:
 
 
 def _restore_chunks(graph: Any) -> None:
-    """The executor turns ``chunk`` into a form whose attributes are lost when a graph is saved: undo that.
-
-    x ─ prim::ConstantChunk[chunks, dim] → a, b   becomes   x ─ aten::chunk(chunks, dim) ─ prim::ListUnpack → a, b
-    """
+    """Undo what the executor makes of ``aten::chunk``: an operator that can be saved but not loaded."""
     for node in graph.findAllNodes("prim::ConstantChunk"):
-        settings = [graph.insertConstant(node.i(name)) for name in ("chunks", "dim")]
-        for setting in settings:
-            setting.node().moveBefore(node)
-        chunk = graph.create("aten::chunk", [node.input(), *settings], 1)
-        chunk.insertBefore(node)
-        chunk.output().setType(torch._C.ListType.ofTensors())
-        unpack = graph.create("prim::ListUnpack", [chunk.output()], node.outputsSize())
-        unpack.insertBefore(node)
-        for old, new in zip(node.outputs(), unpack.outputs(), strict=True):
+        with graph.insert_point_guard(node):
+            numbers = [graph.insertConstant(node.i(name)) for name in ("chunks", "dim")]
+            chunks = graph.insertNode(graph.create("aten::chunk", [node.inputsAt(0), *numbers], 1)).output()
+            chunks.setType(torch._C.ListType.ofTensors())
+            unpacked = graph.insertNode(graph.create("prim::ListUnpack", [chunks], node.outputsSize()))
+        for old, new in zip(node.outputs(), unpacked.outputs(), strict=True):
             old.replaceAllUsesWith(new)
         node.destroy()
 

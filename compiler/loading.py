@@ -61,13 +61,6 @@ def load_original(source: Source, snapshot: Snapshot, task: str, kind: str) -> O
     return Original(model, module, preprocessing)
 
 
-def set_attention(model: Any, form: str | None) -> None:
-    """Have transformers trace attention in the form that an architecture's entry names."""
-    if form is None:
-        form = "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
-    model.set_attn_implementation(form)
-
-
 def _load_model(name: str, snapshot: Snapshot, task: str) -> Any:
     import torch
     import transformers

@@ -87,7 +87,7 @@ def _build(
 
     from cpuc.compiler.capture import capture, given_outputs, run_eager
     from cpuc.compiler.fusion import fuse
-    from cpuc.compiler.loading import load_original, quiet, set_attention
+    from cpuc.compiler.loading import load_original, quiet
     from cpuc.compiler.verification import compare, make_sample, replay
 
     chosen = PRECISIONS[precision]
@@ -105,7 +105,7 @@ def _build(
         eager = [run_eager(original.module, inputs, given, batch.inputs) for batch in tried]
         manifest = replace(manifest, outputs=_outputs(TASKS[task].outputs, eager[0]))
         outputs = [spec.name for spec in manifest.outputs]
-        set_attention(original.pretrained, architecture_of(kind).attention)
+        architecture_of(kind).prepare(original.pretrained)
         example = next(batch.inputs for batch in sample.batches if len(batch.rows) > 2)
         report("capturing the graph")
         frozen = capture(original.module.to(getattr(torch, chosen.dtype)), inputs, outputs, example)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cpuc.compiler.architectures import Architecture
+from cpuc.compiler.architectures import Architecture, receptive_field, waveform
 from cpuc.compiler.source import Source
 from cpuc.compiler.tasks import TASKS
 from cpuc.runtime.errors import ModelError
@@ -52,6 +52,7 @@ def _read_text(source: Source, folder: Path, model: Any, architecture: Architect
     longest = min((int(limit) for limit in limits if isinstance(limit, int | float) and limit < 1e9), default=None)
     if longest is not None and longest < SHORTEST:
         raise ModelError(f"{source.id}: takes only {longest} tokens (model_max_length, max_position_embeddings)")
+    shortest = architecture.min_length(model.config) if architecture.min_length else 1
     bpe = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
     facts = {
         "padding_side": tokenizer.padding_side,
@@ -64,7 +65,7 @@ def _read_text(source: Source, folder: Path, model: Any, architecture: Architect
     }
     return Preprocessing(
         inputs=_text_inputs(source.id, model, tokenizer),
-        axes={"batch": Axis(1, None), "sequence": Axis(1, longest)},
+        axes={"batch": Axis(1, None), "sequence": Axis(shortest, longest)},
         facts=facts,
         extra={"tokenizer.json": tokenizer.backend_tokenizer.to_str().encode()},
     )
@@ -144,16 +145,20 @@ def _read_audio(source: Source, folder: Path, model: Any, architecture: Architec
         spec = TensorSpec("input_values", "float32", ["batch", bank["frames"], bank["bins"]])
         return Preprocessing([spec], {"batch": Axis(1, None)}, {"audio": steps})
     config = model.config
-    if architecture.inputs is None or architecture.min_length is None or not hasattr(config, "conv_kernel"):
+    if not hasattr(config, "conv_kernel"):
         raise ModelError(f"{source.id}: a {config.model_type} does not take the samples that its feature extractor gives")
     inputs = [
         TensorSpec(name, "int64", shape, 0, 1, 0) if name == "attention_mask" else TensorSpec(name, "float32", shape, pad=0)
-        for name, shape in architecture.inputs(config).items()
+        for name, shape in (architecture.inputs or waveform)(config).items()
     ]
     convolutions = [list(pair) for pair in zip(config.conv_kernel, config.conv_stride, strict=True)]
     if getattr(config, "add_adapter", False):
         convolutions += [[1, config.adapter_stride]] * config.num_adapter_layers
-    axes = {"batch": Axis(1, None), "samples": Axis(architecture.min_length(config), None), "frames": Axis(1, None)}
+    axes = {
+        "batch": Axis(1, None),
+        "samples": Axis((architecture.min_length or receptive_field)(config), None),
+        "frames": Axis(1, None),
+    }
     return Preprocessing(inputs, axes, {"audio": steps, "convolutions": convolutions})
 
 

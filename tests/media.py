@@ -155,7 +155,7 @@ CASES = {
     "unispeech": Case("unispeech", CTC, _LAYER),
     "unispeech-sat": Case("unispeech-sat", CTC, _LAYER),
     # Its relative positions are a product of their own, which the attention adds.
-    "wav2vec2-conformer": Case("wav2vec2-conformer", CTC, _LAYER, unfused={"aten::matmul": LAYERS}),
+    "wav2vec2-conformer": Case("wav2vec2-conformer", CTC, _LAYER),
     "wav2vec2-conformer-rotary": Case("wav2vec2-conformer", CTC, {**_LAYER, "position_embeddings_type": "rotary"}),
     "data2vec-audio": Case("data2vec-audio", CTC, _SPEECH),
     "sew": Case("sew", CTC, {**_SPEECH, "conv_dim": [64] * 13}),

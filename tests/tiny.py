@@ -20,19 +20,68 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 512,
     "max_position_embeddings": 256,
 }
-# Configuration beside SIZES, by model_type.
+_BART: dict[str, Any] = {
+    "d_model": 128,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 512,
+    "decoder_ffn_dim": 512,
+    "max_position_embeddings": 256,
+}
+_XLM: dict[str, Any] = {"emb_dim": 128, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 256}
+# Configuration instead of SIZES, where an architecture has its own names for sizes, by model_type.
+INSTEAD: dict[str, dict[str, Any]] = {
+    "bart": _BART,
+    "distilbert": {"dim": 128, "n_layers": 2, "n_heads": 2, "hidden_dim": 512, "max_position_embeddings": 256},
+    "flaubert": _XLM,
+    "funnel": {"d_model": 128, "n_head": 2, "d_head": 64, "d_inner": 512, "block_sizes": [1, 1], "num_decoder_layers": 1},
+    "mbart": _BART,
+    "xlm": _XLM,
+    "xlnet": {"d_model": 128, "n_layer": 2, "n_head": 2, "d_inner": 512},
+}
+_DEBERTA: dict[str, Any] = {
+    "relative_attention": True,
+    "max_relative_positions": -1,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+}
+# Configuration beside SIZES.
 EXTRA: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 64},
-    "distilbert": {
-        "dim": 128,
-        "n_layers": 2,
-        "n_heads": 2,
-        "hidden_dim": 512,
-        "max_position_embeddings": 256,
-    },
+    "convbert": {"embedding_size": 64},
+    "deberta": _DEBERTA,
+    "deberta-v2": {**_DEBERTA, "position_buckets": 32, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
     "electra": {"embedding_size": 64},
+    "esm": {"mask_token_id": 4, "position_embedding_type": "rotary"},
+    "mobilebert": {"embedding_size": 64, "intra_bottleneck_size": 128, "num_feedforward_networks": 2},
+    # One layer sees everything, the other its neighbours.
+    "modernbert": {"local_attention": 32, "global_attn_every_n_layers": 2},
+    "rembert": {"input_embedding_size": 64},
+    "squeezebert": {"embedding_size": 128},
 }
 ROBERTA_LIKE = ("camembert", "mpnet", "roberta", "xlm-roberta")
+
+
+def new_model(kind: str, task: str | None = None, vocab_size: int = 800, pad: int = 1, **overrides: Any) -> Any:
+    """A random model of `kind`, in evaluation mode, with the head for `task`.
+
+    By default that is question answering, or token classification for models that have no such head.
+    """
+    config = transformers.AutoConfig.for_model(
+        kind, **{"vocab_size": vocab_size, "pad_token_id": pad, **INSTEAD.get(kind, SIZES), **EXTRA.get(kind, {}), **overrides}
+    )
+    if task is None:
+        answers = type(config) in transformers.MODEL_FOR_QUESTION_ANSWERING_MAPPING
+        task = "question-answering" if answers else "token-classification"
+    torch.manual_seed(0)
+    model = getattr(transformers, TASKS[task].auto_class).from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Fresh biases are zero and fresh norms are one: a graph that dropped or swapped them would go unnoticed.
+            parameter.add_(torch.randn_like(parameter), alpha=0.05 if "weight" in name else 0.2)
+    return model
 
 
 def make_model(folder: Path, kind: str, task: str = "question-answering", **overrides: Any) -> Path:
@@ -44,20 +93,8 @@ def make_model(folder: Path, kind: str, task: str = "question-answering", **over
     if kind not in ("bert", "albert", "electra"):
         settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    sizes = {} if kind == "distilbert" else SIZES
-    config = transformers.AutoConfig.for_model(
-        kind,
-        vocab_size=tokenizer.get_vocab_size(),
-        pad_token_id=tokenizer.token_to_id(special["pad_token"]),
-        **{**sizes, **EXTRA.get(kind, {}), **overrides},
-    )
-    torch.manual_seed(0)
-    model = getattr(transformers, TASKS[task].auto_class).from_config(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # Fresh biases are zero and fresh norms are one: a graph that dropped or swapped them would go unnoticed.
-            parameter.add_(torch.randn_like(parameter), alpha=0.05 if "weight" in name else 0.2)
-    model.save_pretrained(folder)
+    pad = tokenizer.token_to_id(special["pad_token"])
+    new_model(kind, task, tokenizer.get_vocab_size(), pad, **overrides).save_pretrained(folder)
     return folder
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from cpuc.compiler.rewrites.rewrite import Rewrite, constant, constant_tensor
+from cpuc.compiler.rewrites.matching import accepts, constant, constant_tensor
+from cpuc.compiler.rewrites.rewrite import Rewrite
 
 
 def _rank(node: torch._C.Node) -> int:
@@ -82,7 +83,7 @@ CONVOLUTION = (
             {_KERNEL}
             %y = aten::conv2d(%x, %kernel, %bias, %stride, %padding, %dilation, %groups)
             return (%y)""",
-        accepts=_is_plain_2d,
+        where=accepts(_is_plain_2d),
     ),
     # A padding that has a name is a form that IPEX does not know.
     #
@@ -100,7 +101,7 @@ CONVOLUTION = (
             %padding : int[] = prim::Constant[value=[0, 0]]()
             %y = aten::conv2d(%x, %kernel, %bias, %stride, %padding, %dilation, %groups)
             return (%y)""",
-        accepts=_is_2d,
+        where=accepts(_is_2d),
     ),
     #   x ─ conv(padding="same")   →   x ─ conv2d(padding=dilation · (kernel - 1) / 2)
     Rewrite(
@@ -130,7 +131,7 @@ CONVOLUTION = (
             %padding : int[] = prim::ListConstruct(%top, %left)
             %y = aten::conv2d(%x, %kernel, %bias, %stride, %padding, %dilation, %groups)
             return (%y)""",
-        accepts=_is_2d_and_symmetric,
+        where=accepts(_is_2d_and_symmetric),
     ),
     # IPEX's own conv1d announces on standard error that it will go, once a layer, whenever an artifact is loaded.
     #
@@ -148,7 +149,7 @@ CONVOLUTION = (
             %active = aten::gelu(%wide, %form)
             %y = aten::squeeze(%active, %two)
             return (%y)""",
-        accepts=_follows_1d,
+        where=accepts(_follows_1d),
     ),
     #   x ─ conv1d   →   x ─ unsqueeze ─ conv2d ─ squeeze
     Rewrite(
@@ -162,7 +163,7 @@ CONVOLUTION = (
             {_AS_2D}
             %y = aten::squeeze(%wide, %two)
             return (%y)""",
-        accepts=_is_1d,
+        where=accepts(_is_1d),
     ),
     # What IPEX calls a bottleneck forgets the factor of its sum: see below.
     #
@@ -179,7 +180,7 @@ CONVOLUTION = (
             %term = aten::mul(%y, %alpha)
             %z = aten::add(%x, %term, %one)
             return (%z)""",
-        accepts=_adds_a_multiple,
+        where=accepts(_adds_a_multiple),
     ),
 )
 

@@ -2,9 +2,114 @@
 
 from __future__ import annotations
 
-from cpuc.compiler.rewrites.rewrite import Rewrite
+import torch
+
+from cpuc.compiler.rewrites.matching import is_constant
+from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Value, Values
+
+
+def _tensor(value: Value) -> torch.Tensor | None:
+    content = value.toIValue() if is_constant(value) else None
+    return content if isinstance(content, torch.Tensor) else None
+
+
+def _scaled(graph: Graph, names: Values) -> Values | None:
+    """The weights of a layer whose outputs are multiplied by one constant each."""
+    weight, bias, factor = (_tensor(names[name]) for name in ("weight", "bias", "factor"))
+    if weight is None or factor is None or weight.dim() != 2 or factor.shape != weight.shape[:1]:
+        return None
+    if bias is None and not names["bias"].node().mustBeNone():
+        return None
+    return {
+        "rows": graph.insertConstant(weight * factor[:, None]),
+        "start": graph.insertConstant(None if bias is None else bias * factor),
+    }
+
+
+def _shifted(graph: Graph, names: Values) -> Values | None:
+    """The bias of a layer to whose outputs one constant each is added."""
+    weight, bias, shift = (_tensor(names[name]) for name in ("weight", "bias", "shift"))
+    if weight is None or shift is None or weight.dim() != 2 or shift.shape != weight.shape[:1]:
+        return None
+    if bias is None and not names["bias"].node().mustBeNone():
+        return None
+    return {"start": graph.insertConstant(shift if bias is None else bias + shift)}
+
+
+def _transposed(graph: Graph, names: Values) -> Values | None:
+    """The weights of a layer that is spelled as a product."""
+    weight = _tensor(names["weight"])
+    if weight is None or weight.dim() != 2:
+        return None
+    return {"rows": graph.insertConstant(weight.t().contiguous())}
+
+
+def _transposed_with_bias(graph: Graph, names: Values) -> Values | None:
+    weight, bias = _tensor(names["weight"]), _tensor(names["bias"])
+    fits = weight is not None and bias is not None and bias.shape == weight.shape[1:]
+    return _transposed(graph, names) if fits else None
+
 
 LINEAR = (
+    #   matmul(x, W)   →   linear(x, Wᵀ)      for a constant W of two axes
+    Rewrite(
+        "matmul-linear",
+        """
+        graph(%x, %weight):
+            %y = aten::matmul(%x, %weight)
+            return (%y)""",
+        """
+        graph(%x, %rows):
+            %none : NoneType = prim::Constant()
+            %y = aten::linear(%x, %rows, %none)
+            return (%y)""",
+        _transposed,
+    ),
+    #   addmm(b, x, W)   →   linear(x, Wᵀ, b)      the same
+    Rewrite(
+        "addmm-linear",
+        """
+        graph(%bias, %x, %weight):
+            %one : int = prim::Constant[value=1]()
+            %y = aten::addmm(%bias, %x, %weight, %one, %one)
+            return (%y)""",
+        """
+        graph(%bias, %x, %rows):
+            %y = aten::linear(%x, %rows, %bias)
+            return (%y)""",
+        _transposed_with_bias,
+    ),
+    # A constant factor or term for each output, as in the norms of MobileBERT, which do nothing else.
+    #
+    #   x ─ linear(W, b) ─ mul(s)   →   x ─ linear(W · s, b · s)
+    Rewrite(
+        "scaled-linear",
+        """
+        graph(%x, %weight, %bias, %factor):
+            %y = aten::linear(%x, %weight, %bias)
+            %scaled = aten::mul(%y, %factor)
+            return (%scaled)""",
+        """
+        graph(%x, %rows, %start):
+            %y = aten::linear(%x, %rows, %start)
+            return (%y)""",
+        _scaled,
+    ),
+    #   x ─ linear(W, b) ─ add(c)   →   x ─ linear(W, b + c)
+    Rewrite(
+        "shifted-linear",
+        """
+        graph(%x, %weight, %bias, %shift):
+            %one : int = prim::Constant[value=1]()
+            %y = aten::linear(%x, %weight, %bias)
+            %sum = aten::add(%y, %shift, %one)
+            return (%sum)""",
+        """
+        graph(%x, %weight, %start):
+            %y = aten::linear(%x, %weight, %start)
+            return (%y)""",
+        _shifted,
+    ),
     # IPEX leaves float32 linear layers to MKL unless its Python front end is asked to replace the modules. Packing
     # them here for oneDNN does the same to the graph, for every precision, and lets its passes fuse what follows.
     #

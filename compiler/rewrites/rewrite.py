@@ -1,46 +1,35 @@
-"""What a rewrite is, and what its conditions read from a graph."""
+"""What a rewrite is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
+# torch's classes of these names, of whose methods its annotations know few.
+Graph: TypeAlias = Any
+Node: TypeAlias = Any
+Value: TypeAlias = Any
+
+Values = Mapping[str, Value]
+# Called with the graph, its insertion point before the match, and what the pattern's inputs matched; "result" is what it
+# returns.
+Where = Callable[[Graph, Values], Values | None]
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Every occurrence of `pattern` becomes `replacement`.
+    """Every occurrence of `pattern` becomes `replacement`; both are TorchScript IR.
 
     Attributes:
-        accepts: asked of every node that could yield the pattern's (first) result, where types and constants alone do not
-            tell whether the replacement computes the same; nodes that it refuses are left as they are.
+        name: for messages and tests.
+        pattern: the operators to look for. A constant in it matches constants of the same type and value.
+        replacement: its inputs are among those of the pattern and what `where` adds.
+        where: what a pattern cannot say. It refuses a match with None, before it has changed anything, or returns
+            further values for the replacement.
     """
 
     name: str
     pattern: str
     replacement: str
-    accepts: Callable[[torch._C.Node], bool] | None = None
-
-
-def source(node: torch._C.Node, *path: int) -> torch._C.Node | None:
-    """The node that is found by following the inputs of these positions upwards; None where there are fewer inputs."""
-    for position in path:
-        if node.inputsSize() <= position:
-            return None
-        node = node.inputsAt(position).node()
-    return node
-
-
-def constant(node: torch._C.Node | None, position: int) -> Any:
-    """The value of an input, where it is constant, or None. A tensor that came from a number is given as that number."""
-    if node is None or node.inputsSize() <= position:
-        return None
-    return node.inputsAt(position).toIValue()
-
-
-def constant_tensor(node: torch._C.Node | None, position: int) -> torch.Tensor | None:
-    """The value of an input, where it is a constant tensor."""
-    value = constant(node, position)
-    return value if isinstance(value, torch.Tensor) else None
+    where: Where | None = None

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from cpuc.compiler.rewrites.rewrite import Rewrite, constant, constant_tensor, source
-
-
-def _divided_by_a_number(node: torch._C.Node) -> bool:
-    return isinstance(constant(source(node, 0, 0), 1), int | float)
+from cpuc.compiler.rewrites.matching import accepts, constant, constant_tensor, source
+from cpuc.compiler.rewrites.rewrite import Rewrite
 
 
 def _scales_heads(node: torch._C.Node | None) -> bool:
@@ -61,7 +58,6 @@ def _lengths(view: torch._C.Node) -> list[str]:
     return [str(value.toIValue() or value.debugName()) for value in shape.inputs()]
 
 
-# Inside a pattern, every use of a constant has its own.
 _SOFTMAX = """
             %axis : int = prim::Constant[value=-1]()
             %same : NoneType = prim::Constant()
@@ -77,26 +73,6 @@ _CONSTANTS = """
             %key = aten::transpose(%kt, %minus_two, %last)"""
 
 WINDOW_ATTENTION = (
-    #   q ─ matmul ─ div(c) ─ softmax ─ matmul   →   q, k, v ─ scaled_dot_product_attention(scale=1/c)
-    #   kᵀ ──┘                     v ─────┘
-    Rewrite(
-        "divided-attention",
-        f"""
-        graph(%q, %kt, %v, %divisor):
-            %products = aten::matmul(%q, %kt)
-            %scores = aten::div(%products, %divisor)
-            {_SOFTMAX}
-            %y = aten::matmul(%weights, %v)
-            return (%y)""",
-        f"""
-        graph(%q, %kt, %v, %divisor):
-            {_CONSTANTS}
-            %number : float = aten::Float(%divisor)
-            %scale : float = aten::div(%unit, %number)
-            %y = aten::scaled_dot_product_attention(%q, %key, %v, %none, %never, %no, %scale, %no)
-            return (%y)""",
-        accepts=_divided_by_a_number,
-    ),
     # Swin v2: cosine attention with a learnt factor a head.
     #
     #   q ─ matmul ─ mul(factor) ─ add(bias) ─ softmax ─ matmul   →   q ─ mul(factor) ─ scaled_dot_product_attention
@@ -119,7 +95,7 @@ WINDOW_ATTENTION = (
             %mask = aten::type_as(%bias, %query)
             %y = aten::scaled_dot_product_attention(%query, %key, %v, %mask, %never, %no, %unit, %no)
             return (%y)""",
-        accepts=_scaled_and_biased,
+        where=accepts(_scaled_and_biased),
     ),
     # The same in shifted windows, where a mask, the same in every image, keeps apart what is no neighbour. Swin v2 adds
     # it twice.
@@ -154,7 +130,7 @@ WINDOW_ATTENTION = (
             %mask = aten::reshape(%images, %whole)
             %y = aten::scaled_dot_product_attention(%query, %key, %v, %mask, %never, %no, %unit, %no)
             return (%y)""",
-        accepts=_shifted,
+        where=accepts(_shifted),
     ),
     # torch's multi_head_attention_forward, asked for weights that nobody uses: batch and heads are one dimension, which
     # becomes the heads of a batch of one, because the fused kernel wants four dimensions.
@@ -222,6 +198,6 @@ WINDOW_ATTENTION = (
             %constant : int[] = prim::ListConstruct(%third, %rest)
             %parts : Tensor[] = aten::split_with_sizes(%packed, %constant, %axis)
             return (%parts)""",
-        accepts=_cut_in_one_and_two,
+        where=accepts(_cut_in_one_and_two),
     ),
 )

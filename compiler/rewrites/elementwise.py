@@ -1,0 +1,83 @@
+"""Norms and activations that a model spells out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cpuc.compiler.rewrites.matching import is_constant
+from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Values
+
+_FLOATS = (5, 6, 15)  # float16, float32 and bfloat16, as the graph writes them
+
+
+def _norm(graph: Graph, names: Values) -> Values | None:
+    constants: list[Any] = [names[name].toIValue() for name in ("weight", "bias", "epsilon") if is_constant(names[name])]
+    if len(constants) < 3 or not all(isinstance(each, torch.Tensor) and each.dim() == 1 for each in constants[:2]):
+        return None
+    weight, bias, epsilon = constants
+    # One of another size would have been broadcast.
+    if weight.shape != bias.shape or weight.numel() < 2 or not isinstance(epsilon, float):
+        return None
+    if not all(is_constant(names[name]) and names[name].toIValue() in _FLOATS for name in ("up", "down")):
+        return None
+    # The number may have the type of a tensor in a trace; the norm wants a float.
+    return {"shape": graph.insertConstant(list(weight.shape)), "small": graph.insertConstant(epsilon)}
+
+
+ELEMENTWISE = (
+    # The norm of DeBERTa, in float32 whatever the model is in, as torch's is too.
+    #
+    #   (x - mean(x)) / sqrt(mean((x - mean(x))²) + ε) · w + b   →   layer_norm(x, w, b, ε)
+    Rewrite(
+        "layer-norm",
+        """
+        graph(%x, %weight, %bias, %epsilon, %up, %down):
+            %none : NoneType = prim::Constant()
+            %no : bool = prim::Constant[value=0]()
+            %yes : bool = prim::Constant[value=1]()
+            %one : int = prim::Constant[value=1]()
+            %two : int = prim::Constant[value=2]()
+            %axes : int[] = prim::Constant[value=[-1]]()
+            %wide = aten::to(%x, %up, %no, %no, %none)
+            %mean = aten::mean(%wide, %axes, %yes, %none)
+            %centred = aten::sub(%wide, %mean, %one)
+            %square = aten::pow(%centred, %two)
+            %variance = aten::mean(%square, %axes, %yes, %none)
+            %above = aten::add(%variance, %epsilon, %one)
+            %deviation = aten::sqrt(%above)
+            %normal = aten::div(%centred, %deviation)
+            %narrow = aten::to(%normal, %down, %no, %no, %none)
+            %scaled = aten::mul(%weight, %narrow)
+            %y = aten::add(%scaled, %bias, %one)
+            return (%y)""",
+        """
+        graph(%x, %weight, %bias, %shape, %small):
+            %yes : bool = prim::Constant[value=1]()
+            %y = aten::layer_norm(%x, %shape, %weight, %bias, %small, %yes)
+            return (%y)""",
+        _norm,
+    ),
+    #   x · 0.5 · (1 + erf(x / √2))   →   gelu(x)
+    Rewrite(
+        "gelu",
+        """
+        graph(%x):
+            %half : float = prim::Constant[value=0.5]()
+            %root : float = prim::Constant[value=1.4142135623730951]()
+            %unit : float = prim::Constant[value=1.]()
+            %one : int = prim::Constant[value=1]()
+            %halved = aten::mul(%x, %half)
+            %scaled = aten::div(%x, %root)
+            %error = aten::erf(%scaled)
+            %above = aten::add(%error, %unit, %one)
+            %y = aten::mul(%halved, %above)
+            return (%y)""",
+        """
+        graph(%x):
+            %exact : str = prim::Constant[value="none"]()
+            %y = aten::gelu(%x, %exact)
+            return (%y)""",
+    ),
+)
