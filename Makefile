@@ -4,7 +4,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint coverage clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cpuc compile examples/minilm-qa -o artifacts/model.pt --force
@@ -41,6 +41,10 @@ $(ORACLE)/.installed: $(VENV)/.installed-test
 	$(ORACLE)/bin/python -m pip install --quiet "transformers==4.57.*"
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$($(ORACLE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz_torch.pth"
 	touch $@
+
+# The table of what compiles, docs/coverage.md; nothing else should run meanwhile.
+coverage: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/coverage.py
 
 clean:
 	rm -rf $(VENV) $(ORACLE) build artifacts/*.pt

@@ -21,6 +21,8 @@ TEXT = frozenset(
 # Where transformers lacks a head, or what it has was not seen to work.
 NO_CHOICE = TEXT - {"multiple-choice"}
 NO_QUESTIONS = NO_CHOICE - {"question-answering"}
+# An encoder with a decoder, which fills masks by writing the whole text.
+DECODED = NO_CHOICE - {"fill-mask", "token-classification"}
 HEADS = TEXT - {"feature-extraction", "sentence-embeddings"}
 IMAGE = frozenset({"image-classification", "image-feature-extraction"})
 IMAGE_CLASSES = frozenset({"image-classification"})
@@ -137,7 +139,7 @@ def _sound(attention: str = "sdpa", inputs: Callable[[Any], dict[str, Shape]] = 
 
 ARCHITECTURES = {
     "albert": Architecture(TEXT, _absolute),
-    "bart": Architecture(NO_CHOICE - {"token-classification"}, _absolute),
+    "bart": Architecture(DECODED, _absolute),
     "bert": Architecture(TEXT, _absolute),
     "camembert": Architecture(TEXT, _after_padding),
     "convbert": Architecture(TEXT, _absolute, attention="eager"),
@@ -153,7 +155,7 @@ ARCHITECTURES = {
     "funnel": Architecture(HEADS, _unbounded, attention="eager", min_length=_pooled_twice, adapt=_funnel),
     "gte": Architecture(NO_QUESTIONS, _absolute),
     "jina_embeddings_v3": Architecture(NO_CHOICE, _absolute),
-    "mbart": Architecture(NO_CHOICE - {"token-classification"}, _absolute),
+    "mbart": Architecture(DECODED, _absolute),
     "megatron-bert": Architecture(TEXT, _absolute, attention="eager"),
     "mobilebert": Architecture(TEXT, _absolute),
     "modernbert": Architecture(TEXT, _absolute),
@@ -178,7 +180,7 @@ ARCHITECTURES = {
     "deit": _image(),
     "dinov2": _image(),
     "dinov2_with_registers": _image(),
-    "dinov3_vit": _image(),
+    "dinov3_vit": _image(tasks=IMAGE_FEATURES),
     "efficientnet": _image("eager"),
     "mobilenet_v1": _image("eager"),
     "mobilenet_v2": _image("eager"),

@@ -97,7 +97,7 @@ TASKS = {
     ),
     "fill-mask": CompilerTask(
         auto_class="AutoModelForMaskedLM",
-        heads=("ForMaskedLM",),
+        heads=("ForMaskedLM", "WithLMHeadModel"),
         outputs={"logits": TOKENS},
         records=lambda facts: samples.masked(facts["mask_token"]),
     ),
@@ -193,7 +193,7 @@ def _task_of_model(source: Source, architecture: Architecture) -> str:
     first = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else None
     if first is None:
         raise ModelError(f"{name}: config.json names no architectures, so the task is unknown: give --task")
-    fitting = [task for task, entry in TASKS.items() if first.endswith(entry.heads)]
+    fitting = [task for task, entry in TASKS.items() if _has_head(first, entry.heads)]
     # Several modalities share a head: what the architecture can do decides.
     for task in fitting:
         if task in architecture.tasks:
@@ -202,6 +202,12 @@ def _task_of_model(source: Source, architecture: Architecture) -> str:
         return fitting[0]
     heads = ", ".join(f"…{head} ({task})" for task, entry in TASKS.items() for head in entry.heads)
     raise ModelError(f"{name}: the model is a {first}, which no supported task uses; supported: {heads}")
+
+
+def _has_head(name: str, heads: tuple[str, ...]) -> bool:
+    """Whether a class's name ends in one of `heads`; a Model with heads is no bare Model."""
+    bare = not name.endswith(("HeadModel", "HeadsModel"))
+    return any(name.endswith(head) and (bare or head != "Model") for head in heads)
 
 
 def _for_task(task: str) -> list[str]:

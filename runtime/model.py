@@ -13,8 +13,8 @@ from cpuc.runtime.engine import Engine
 from cpuc.runtime.manifest import LARGEST_SIZE, Manifest, TensorSpec
 from cpuc.runtime.tasks import Row, Task, load_task
 
-# Sizes of free axes in the run that prepares a loaded artifact, as far as its bounds allow.
-WARM_UP = {"sequence": 384, "samples": 80_000}
+# Sizes of the free axis in the runs that prepare a loaded artifact, as far as its bounds allow.
+WARM_UP = {"sequence": (384, 128, 16), "samples": (80_000,)}
 
 Progress = Callable[[int], None]
 
@@ -83,12 +83,15 @@ class Model:
         return cut_rows(rows, self.manifest.outputs, self.raw(pad_rows(rows, self.manifest.inputs, side)), side)
 
     def warm_up(self) -> None:
-        """Run one row of the usual size, so that threads, buffers and kernels exist before the first request.
+        """Run a row of each usual size, so that threads, buffers and kernels exist before the first request.
 
-        oneDNN generates code for each number of rows when it first meets it; a full window is the one met most.
+        oneDNN generates code for each number of rows when it first meets it.
         """
-        sizes = {name: min(WARM_UP.get(name, 1), axis.maximum or LARGEST_SIZE) for name, axis in self.manifest.axes.items()}
-        self.raw(pad_rows([self._task.warm_up()], self.manifest.inputs, self._task.padding_side, sizes))
+        free = next((name for name in WARM_UP if name in self.manifest.axes), "batch")
+        largest = self.manifest.axes[free].maximum or LARGEST_SIZE
+        for size in WARM_UP.get(free, (1,)):
+            sizes = {free: min(size, largest)}
+            self.raw(pad_rows([self._task.warm_up()], self.manifest.inputs, self._task.padding_side, sizes))
 
     def raw(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph on named arrays of the manifest's signature; returns its outputs by name.
@@ -104,7 +107,7 @@ def load(path: str | os.PathLike[str], *, check_digests: bool = True, warm_up: b
     Args:
         path: the ``.pt`` file.
         check_digests: compare every member with the manifest's SHA-256 before it is used.
-        warm_up: run one window before returning, so that the first request is as fast as the others. A program that
+        warm_up: run rows of usual lengths before returning, so that the first request is as fast as the others. A program that
             answers one request and ends does better without.
 
     Raises:

@@ -105,3 +105,10 @@ def publish(hub: Hub, tmp_path: Path) -> Publish:
         return hub.add(name, write(tmp_path / f"repository-{next(count)}", files), **options)
 
     return put
+
+
+def coverage_rows() -> dict[str, dict[str, str]]:
+    """The table of docs/coverage.md: its columns by name, by architecture."""
+    lines = [line for line in (ROOT / "docs" / "coverage.md").read_text().splitlines() if line.startswith("| ")]
+    names, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {row[0]: dict(zip(names, row, strict=True)) for row in rows}

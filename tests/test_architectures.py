@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,22 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import needs_avx512
-from tiny import make_model, new_model
+from conftest import coverage_rows, needs_avx512
+from tiny import make_model, new_model, random_tokens
 
 import cpuc
 from cpuc.compiler.architectures import ARCHITECTURES, TEXT
 from cpuc.compiler.capture import capture, run_eager, to_tensors
 from cpuc.compiler.fusion import FusedGraph, fuse
 from cpuc.compiler.loading import quiet
-from cpuc.runtime.text import INPUTS
 
 # Of these a whole compile is tested, of all others only capture and fusion.
 COMPILED = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 # Attention where it is not one for each of two layers: Funnel has a decoder of one, BART's decoders have two a layer.
 ATTENTIONS = {"bart": 6, "funnel": 3, "mbart": 6}
 # Linear layers that are no torch.nn.Linear (einsums of a weight: five in a layer of XLNet, one in Funnel's), less those
-# whose result is a constant (DeBERTa's position embeddings) or never used (a pooler).
-MORE_LINEAR = {"deberta-v2": -4, "funnel": 3, "squeezebert": -1, "xlnet": 10}
+# whose result is a constant (DeBERTa's position embeddings) or never used (a pooler), and convolutions of width 1.
+MORE_LINEAR = {"convbert": 2, "deberta-v2": -4, "funnel": 3, "squeezebert": 11, "xlnet": 10}
 LAYERS = 2
 KINDS = sorted(kind for kind, entry in ARCHITECTURES.items() if entry.tasks <= TEXT)
 # (batch, sequence); 0 stands for the model's maximum.
@@ -79,27 +77,9 @@ def test_fp32_equals_eager_on_shapes_it_was_not_traced_with(kind: str, tmp_path:
     assert fused["aten::scaled_dot_product_attention"] == LAYERS
 
 
-def tokens(model: Any, batch: int, sequence: int) -> dict[str, np.ndarray]:
-    """Random inputs for `model`; every row but the first is padded."""
-    generator = np.random.default_rng(batch * 1000 + sequence)
-    valid = np.arange(sequence)[None, :] < np.linspace(sequence, 1, batch).astype(int)[:, None]
-    random = {
-        "input_ids": np.where(valid, generator.integers(5, 800, (batch, sequence)), 1),
-        "attention_mask": valid.astype(np.int64),
-        "token_type_ids": np.where(valid, generator.integers(0, segments(model), (batch, sequence)), 0),
-    }
-    names = inspect.signature(model.forward).parameters
-    return {name: random[name] for name in INPUTS if name in names}
-
-
-def segments(model: Any) -> int:
-    """How many token types there are; two where the configuration has no number of them."""
-    return max(getattr(model.config, "type_vocab_size", 2) or 1, 1)
-
-
 def compiled(kind: str, model: Any, names: list[str], outputs: list[str]) -> FusedGraph:
     ARCHITECTURES[kind].prepare(model)
-    example = tokens(model, 3, 37)
+    example = random_tokens(model, 3, 37)
     with quiet():
         return fuse(capture(model, names, outputs, example), names, example)
 
@@ -124,11 +104,11 @@ def test_all_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(kind: st
     model = new_model(kind)
     maximum = ARCHITECTURES[kind].max_length(model.config) or 300
     shapes = [(batch, length or maximum) for batch, length in SHAPES if (length or maximum) >= SHORTEST.get(kind, 1)]
-    names = list(tokens(model, 1, 5))
+    names = list(random_tokens(model, 1, 5))
     outputs = ["start_logits", "end_logits"] if "question-answering" in ARCHITECTURES[kind].tasks else ["logits"]
     calls = linear_calls(model)
     with quiet():
-        expected = [run_eager(model, names, outputs, tokens(model, *shape)) for shape in shapes]
+        expected = [run_eager(model, names, outputs, random_tokens(model, *shape)) for shape in shapes]
 
     graph = compiled(kind, model, names, outputs)
 
@@ -136,10 +116,13 @@ def test_all_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(kind: st
     assert graph.fused["aten::scaled_dot_product_attention"] == ATTENTIONS.get(kind, LAYERS)
     linear = sum(n for name, n in graph.fused.items() if name.startswith("ipex_prepack::linear"))
     assert linear == calls + MORE_LINEAR.get(kind, 0)
+    attentions = ATTENTIONS.get(kind, LAYERS)
+    assert coverage_rows()[kind]["attention"] == f"{attentions}/{attentions}"
+    assert coverage_rows()[kind]["linear"] == f"{linear}/{linear}"
     function = reloaded(graph)
     scale = max(np.abs(array).max() for batch in expected for array in batch.values())
     for shape, eager in zip(shapes, expected, strict=True):
-        inputs = tokens(model, *shape)
+        inputs = random_tokens(model, *shape)
         valid = inputs["attention_mask"].astype(bool)
         for name, actual in run(function, names, outputs, inputs).items():
             assert np.abs(actual[valid] - eager[name][valid]).max() < 1e-5 * scale, shape
@@ -163,13 +146,13 @@ def linear_calls(eager: torch.nn.Module) -> int:
 def test_in_bf16_as_much_is_fused(kind: str) -> None:
     needs_avx512()
     model, outputs = new_model(kind), ["start_logits", "end_logits"]
-    names, shape = list(tokens(model, 1, 5)), (4, 50)
+    names, shape = list(random_tokens(model, 1, 5)), (4, 50)
     with quiet():
-        expected = run_eager(model, names, outputs, tokens(model, *shape))
+        expected = run_eager(model, names, outputs, random_tokens(model, *shape))
     graph = compiled(kind, model.to(torch.bfloat16), names, outputs)
     assert graph.unfused == {}
     assert graph.fused["aten::scaled_dot_product_attention"] == ATTENTIONS.get(kind, LAYERS)
-    inputs = tokens(model, *shape)
+    inputs = random_tokens(model, *shape)
     valid = inputs["attention_mask"].astype(bool)
     for name, actual in run(reloaded(graph), names, outputs, inputs).items():
         difference, eager = actual[valid] - expected[name][valid], expected[name][valid]

@@ -232,6 +232,7 @@ def test_inspect_shows_the_manifest(cli: Run, fp32: Path) -> None:
             {"model_type": "bert", "architectures": ["BertForNextSentencePrediction"]},
             ["BertForNextSentencePrediction", "ForQuestionAnswering (question-answering)", "ForMaskedLM (fill-mask)"],
         ),
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"]}, ["BertLMHeadModel", "no supported task"]),
         ({"model_type": "bert"}, ["names no architectures", "--task"]),
         ({"architectures": ["BertForQuestionAnswering"]}, ["names no model_type"]),
         (

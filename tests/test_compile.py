@@ -45,6 +45,18 @@ def test_a_failed_compile_leaves_the_old_artifact(tiny_bert: Path, tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_architecture_outside_the_table_is_tried_if_asked_for(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "layoutlm", "layoutlm", "text-classification", num_labels=3)
+    with pytest.raises(cpuc.ModelError, match=r"architecture 'layoutlm' is not supported; .* try --allow-unlisted"):
+        cpuc.compile(str(folder), tmp_path / "model.pt")
+    with pytest.raises(cpuc.InputError, match="always verified"):
+        cpuc.compile(str(folder), tmp_path / "model.pt", allow_unlisted=True, verify=False)
+    manifest = cpuc.compile(str(folder), tmp_path / "model.pt", allow_unlisted=True)
+    assert manifest.architecture == "layoutlm"
+    assert manifest.proof is not None
+    assert len(cpuc.load(tmp_path / "model.pt", warm_up=False)(["a text", "another one"])) == 2
+
+
 def test_a_model_that_gives_nan_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     folder = tmp_path / "nan"
     folder.mkdir()

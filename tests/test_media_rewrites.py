@@ -106,6 +106,22 @@ def test_conv1d_and_gelu_as_2d(form: str) -> None:
     check(layer, sounds(8), ["aten::_convolution", "aten::gelu"], order, sounds(8, 3, 77))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_pointwise_as_linear(groups: int, bias: bool) -> None:
+    layer = nn.Conv1d(8, 16, 1, groups=groups, bias=bias)
+    order = ["aten::transpose", "ipex_prepack::linear_run", "aten::transpose"]
+    check(layer, sounds(8), ["aten::_convolution"], order, sounds(8, 3, 77))
+    for near in (nn.Conv1d(8, 16, 1, groups=4, stride=2), nn.Conv1d(8, 16, 1, groups=4, padding=1)):
+        check(near, sounds(8), ["aten::_convolution"], ["aten::conv2d"])
+
+
+def test_grouped_conv1d_as_2d() -> None:
+    layer = nn.Conv1d(8, 8, 128, padding=64, groups=2)
+    graph = check(layer, sounds(8), ["aten::_convolution"], ["aten::conv2d", "aten::squeeze"], sounds(8, 3, 300))
+    assert "strides=[512, 128, 128, 1]" in graph  # of the weight, as it was
+
+
 def test_conv1d_as_2d() -> None:
     layer = nn.Sequential(nn.Conv1d(8, 8, 4, padding=2, groups=2, dilation=3), nn.ReLU())
     order = ["aten::unsqueeze", "aten::conv2d", "aten::squeeze", "aten::relu"]

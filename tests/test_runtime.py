@@ -72,13 +72,14 @@ def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_pat
     bundle = tmp_path / "model.pt"
     cpuc.compile(str(bert_base), bundle, precision=precision)
     weights = bundle.stat().st_size
-    ratios = []
-    # The machine may be busy with something else in one run; what is compiled or allocated late is so in each.
-    for _ in range(3):
-        seconds, peak, modules, operators = fresh(bundle, 384, 12)
-        ratios.append(seconds[0] / float(np.median(seconds[1:])))
-        assert peak <= weights + 1.0e9
-    assert min(ratios) <= 1.2, ratios
+    for length in (384, 128):
+        ratios = []
+        # The machine may be busy with something else in one run; what is compiled or allocated late is so in each.
+        for _ in range(3):
+            seconds, peak, modules, operators = fresh(bundle, length, 12)
+            ratios.append(seconds[0] / float(np.median(seconds[1:])))
+            assert peak <= weights + 1.0e9
+        assert min(ratios) <= 1.2, (length, ratios)
     assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
     assert any(name.startswith("ipex_prepack::linear") for name in operators)
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in operators

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from cpuc.compiler import samples
 from cpuc.compiler.tasks import TASKS
+from cpuc.runtime.text import INPUTS
 
 SIZES: dict[str, Any] = {
     "hidden_size": 128,
@@ -82,6 +85,24 @@ def new_model(kind: str, task: str | None = None, vocab_size: int = 800, pad: in
             # Fresh biases are zero and fresh norms are one: a graph that dropped or swapped them would go unnoticed.
             parameter.add_(torch.randn_like(parameter), alpha=0.05 if "weight" in name else 0.2)
     return model
+
+
+def random_tokens(model: Any, batch: int, sequence: int) -> dict[str, np.ndarray]:
+    """Random inputs for `model`; every row but the first is padded."""
+    generator = np.random.default_rng(batch * 1000 + sequence)
+    valid = np.arange(sequence)[None, :] < np.linspace(sequence, 1, batch).astype(int)[:, None]
+    random = {
+        "input_ids": np.where(valid, generator.integers(5, 800, (batch, sequence)), 1),
+        "attention_mask": valid.astype(np.int64),
+        "token_type_ids": np.where(valid, generator.integers(0, segments(model), (batch, sequence)), 0),
+    }
+    names = inspect.signature(model.forward).parameters
+    return {name: random[name] for name in INPUTS if name in names}
+
+
+def segments(model: Any) -> int:
+    """How many token types there are; two where the configuration has no number of them."""
+    return max(getattr(model.config, "type_vocab_size", 2) or 1, 1)
 
 
 def make_model(folder: Path, kind: str, task: str = "question-answering", **overrides: Any) -> Path:

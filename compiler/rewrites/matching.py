@@ -49,10 +49,14 @@ def replace(rewrite: Rewrite, graph: Graph) -> int:
         replaced += match.nodes
         fired += 1
     # Consumers come before what they consume. The pass below would keep operators that write to their operands.
-    for node in sorted(replaced, key=functools.cmp_to_key(lambda a, b: -1 if b.isBefore(a) else 1)):
+    for node in sorted(replaced, key=functools.cmp_to_key(_latest_first)):
         node.destroy()
     torch._C._jit_pass_dce(graph)
     return fired
+
+
+def _latest_first(one: Node, other: Node) -> int:
+    return -1 if other.isBefore(one) else 1
 
 
 def _is_in_place(node: Node) -> bool:
