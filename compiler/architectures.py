@@ -180,7 +180,6 @@ ARCHITECTURES = {
     "deit": _image(),
     "dinov2": _image(),
     "dinov2_with_registers": _image(),
-    "dinov3_vit": _image(tasks=IMAGE_FEATURES),
     "efficientnet": _image("eager"),
     "mobilenet_v1": _image("eager"),
     "mobilenet_v2": _image("eager"),

@@ -76,3 +76,15 @@ class LabelDecoder:
         order = np.argsort(-scores, kind="stable")[: top_k or 1]
         best = [Label(self.labels[i], float(scores[i])) for i in order]
         return Labels(best, identity) if top_k else Label(best[0].label, best[0].score, identity)
+
+
+class Classifier:
+    """Mixed into a task whose answer is the model's label, before the class that knows what is labelled."""
+
+    def __init__(self, manifest: Manifest, *extra: bytes) -> None:
+        super().__init__(manifest, *extra)  # type: ignore[call-arg]
+        self._decoder = LabelDecoder(manifest)
+
+    def decode(self, record: Any, rows: list[Any], outputs: list[dict[str, np.ndarray]], options: Any) -> Label | Labels:  # noqa: ARG002
+        """The best label, or with ``top_k`` a list."""
+        return self._decoder.decode(outputs[0]["logits"], options.top_k, record.id)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.tasks import Row
+from cpuc.runtime.tasks import BaseTask, Row
 from cpuc.runtime.text import fields_of
 
 # Images in a batch; more of them leave the cache.
@@ -49,7 +49,7 @@ def _parse(value: Any, where: str, field: str, kinds: tuple[type, ...]) -> Media
     return Media(found, record.get("id"), where)
 
 
-class ImageTask:
+class ImageTask(BaseTask):
     """What every task on images is built on."""
 
     batch_budget = BATCH_IMAGES
@@ -80,7 +80,7 @@ class ImageTask:
         return [Row({"pixel_values": self._preprocess(open_image(record.value, where), where)}, {})]
 
 
-class AudioTask:
+class AudioTask(BaseTask):
     """What every task on sounds is built on: waveforms of any length, or filter banks of one."""
 
     chunk_records = CHUNK_RECORDS

@@ -13,7 +13,7 @@ import tokenizers
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.records import reject_surrogates
-from cpuc.runtime.tasks import Row
+from cpuc.runtime.tasks import BaseTask, Row
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Tokens in a batch, padding included. Short rows share the cost of a call; beyond this, activations leave the cache
@@ -154,8 +154,8 @@ def tidy(text: str) -> str:
     return text
 
 
-class TextTask:
-    """What every text task is built on: `encoder`, and how its rows are batched."""
+class TextTask(BaseTask):
+    """What every text task is built on: `encoder`, and how its rows are batched. Records are texts unless it says otherwise."""
 
     batch_budget = BATCH_TOKENS
     chunk_records = CHUNK_RECORDS
@@ -167,3 +167,11 @@ class TextTask:
     def warm_up(self) -> Row:
         """A row that the model can run, whatever the task."""
         return self.encoder.row(self.encoder.tokenizer.encode("warm up"))
+
+    def parse(self, value: Any, where: str) -> Any:
+        return parse_text(value, where)
+
+    def encode(self, record: Any, options: Any) -> list[Row]:
+        """One row; options that have a ``truncate`` which is set cut what is too long."""
+        cut = "longest_first" if getattr(options, "truncate", False) else None
+        return [self.encoder.row(self.encoder.encode(record.text, record.pair, record.where, cut=cut))]

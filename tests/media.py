@@ -129,7 +129,6 @@ CASES = {
     "dinov2-features": Case("dinov2", BASE, _FINE, POOLED),
     "dinov2-swiglu": Case("dinov2", IMAGE, {**_FINE, "use_swiglu_ffn": True}),
     "dinov2_with_registers": Case("dinov2_with_registers", IMAGE, _FINE),
-    "dinov3_vit": Case("dinov3_vit", BASE, _VIT, POOLED),
     "clip": Case("clip", IMAGE, _BOTH),
     "clip-features": Case("clip_vision_model", BASE, _VIT, POOLED),
     "siglip": Case("siglip", IMAGE, _BOTH),

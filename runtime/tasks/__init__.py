@@ -113,6 +113,17 @@ def build_options(kind: type, given: Mapping[str, Any], task: str) -> Any:
     return kind(**{name: value for name, value in given.items() if value is not None})
 
 
+class BaseTask:
+    """What every task's class is built on: its name, and options that their dataclass describes."""
+
+    name: str
+    options_type: type
+
+    def options(self, given: Mapping[str, Any]) -> Any:
+        """Validated options from keyword arguments."""
+        return build_options(self.options_type, given, self.name)
+
+
 def _check_option(name: str, value: Any, kind: str, facts: Mapping[str, Any]) -> None:
     expected = kind.split(" | ")[0]
     if expected == "int" and (type(value) is not int or value < (facts["minimum"] or 0)):

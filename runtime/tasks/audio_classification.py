@@ -5,16 +5,13 @@ Scores are those of the audio-classification pipeline of transformers (``transfo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from cpuc.runtime.labels import Label, LabelDecoder, Labels
+from cpuc.runtime.labels import Classifier
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.media_tasks import AudioTask, Media
-from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.media_tasks import AudioTask
+from cpuc.runtime.tasks import About, option
 
 ABOUT = About(
     takes="the path of a sound, base64, or a record with audio, which may be samples with their sampling_rate",
@@ -29,25 +26,11 @@ class Options:
     top_k: int | None = option(None, "Give this many results to each record, as a list.", minimum=1)
 
 
-class AudioClassification(AudioTask):
+class AudioClassification(Classifier, AudioTask):
     """See `cpuc.runtime.tasks.Task`."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(manifest)
-        self._decoder = LabelDecoder(manifest)
-
-    def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "audio-classification")
-        return options
-
-    def decode(
-        self,
-        record: Media,
-        rows: list[Row],  # noqa: ARG002
-        outputs: list[dict[str, np.ndarray]],
-        options: Options,
-    ) -> Label | Labels:
-        return self._decoder.decode(outputs[0]["logits"], options.top_k, record.id)
+    name = "audio-classification"
+    options_type = Options
 
 
 def load(manifest: Manifest, read: Callable[[str], bytes]) -> AudioClassification:  # noqa: ARG001

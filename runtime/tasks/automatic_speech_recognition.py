@@ -7,7 +7,7 @@ language model (``transformers/pipelines/automatic_speech_recognition.py``, ``Wa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from cpuc.runtime.errors import BundleError
 from cpuc.runtime.labels import with_id
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.media_tasks import AudioTask, Media, collapse
-from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.tasks import About, Row, option
 from cpuc.runtime.text import tidy
 
 ABOUT = About(
@@ -61,6 +61,9 @@ class Transcript:
 class AutomaticSpeechRecognition(AudioTask):
     """See `cpuc.runtime.tasks.Task`."""
 
+    name = "automatic-speech-recognition"
+    options_type = Options
+
     def __init__(self, manifest: Manifest, vocabulary: bytes) -> None:
         super().__init__(manifest)
         facts = manifest.preprocessing
@@ -75,10 +78,6 @@ class AutomaticSpeechRecognition(AudioTask):
         self._tidy = facts.get("clean_up_tokenization_spaces") is True
         # Seconds from one frame to the next.
         self._step = float(np.prod([stride for _, stride in self.convolutions])) / self.config.sampling_rate
-
-    def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "automatic-speech-recognition")
-        return options
 
     def decode(
         self,

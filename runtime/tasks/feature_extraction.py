@@ -5,15 +5,14 @@ Values are those of the feature-extraction pipeline of transformers (``transform
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.tasks import About, Row, build_options, option
-from cpuc.runtime.text import Text, TextTask, parse_text
+from cpuc.runtime.tasks import About, Row, option
+from cpuc.runtime.text import Text, TextTask
 from cpuc.runtime.vectors import Features
 
 ABOUT = About(
@@ -32,16 +31,8 @@ class Options:
 class FeatureExtraction(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
-    def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "feature-extraction")
-        return options
-
-    def parse(self, value: Any, where: str) -> Text:
-        return parse_text(value, where)
-
-    def encode(self, record: Text, options: Options) -> list[Row]:
-        cut = "longest_first" if options.truncate else None
-        return [self.encoder.row(self.encoder.encode(record.text, None, record.where, cut=cut))]
+    name = "feature-extraction"
+    options_type = Options
 
     def decode(
         self,

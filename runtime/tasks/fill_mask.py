@@ -15,8 +15,8 @@ import tokenizers
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.labels import activate, with_id
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.tasks import About, Row, build_options, option
-from cpuc.runtime.text import Text, TextTask, parse_text, tidy
+from cpuc.runtime.tasks import About, Row, option
+from cpuc.runtime.text import Text, TextTask, tidy
 
 ABOUT = About(
     takes="a string with the model's mask token in it, or a record with text",
@@ -66,6 +66,8 @@ class Predictions:
 class FillMask(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
+    name = "fill-mask"
+    options_type = Options
     batch_budget = BATCH_TOKENS
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
@@ -80,7 +82,7 @@ class FillMask(TextTask):
         targets = given.get("targets")
         if isinstance(targets, list | tuple):
             given = {**given, "targets": ",".join(map(str, targets))}
-        options: Options = build_options(Options, given, "fill-mask")
+        options: Options = super().options(given)
         if options.targets is not None:
             self._targets(options.targets)
         return options
@@ -101,9 +103,6 @@ class FillMask(TextTask):
         if not ids:
             raise InputError("targets names no token")
         return ids
-
-    def parse(self, value: Any, where: str) -> Text:
-        return parse_text(value, where)
 
     def encode(self, record: Text, options: Options) -> list[Row]:  # noqa: ARG002
         encoding = self.encoder.encode(record.text, None, record.where)

@@ -15,7 +15,7 @@ import numpy as np
 from cpuc.runtime.errors import InputError
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.media_tasks import ImageTask, Media
-from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.tasks import About, Row, option
 from cpuc.runtime.vectors import Embedding, Features
 
 ABOUT = About(
@@ -34,12 +34,15 @@ class Options:
 class ImageFeatureExtraction(ImageTask):
     """See `cpuc.runtime.tasks.Task`."""
 
+    name = "image-feature-extraction"
+    options_type = Options
+
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self._pools = any(spec.name == "pooler_output" for spec in manifest.outputs)
 
     def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "image-feature-extraction")
+        options: Options = super().options(given)
         if options.pool and not self._pools:
             raise InputError("pool has no meaning here: the model has no pooled vector")
         return options

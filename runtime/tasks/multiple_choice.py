@@ -6,7 +6,7 @@ Every choice is a row of its own, the text and the choice as a pair; a softmax o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from cpuc.runtime.errors import InputError
 from cpuc.runtime.labels import activate, with_id
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.records import reject_surrogates
-from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.tasks import About, Row, option
 from cpuc.runtime.text import TextTask, fields_of, string_field
 
 ABOUT = About(
@@ -58,9 +58,8 @@ class Choice:
 class MultipleChoice(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
-    def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "multiple-choice")
-        return options
+    name = "multiple-choice"
+    options_type = Options
 
     def parse(self, value: Any, where: str) -> Choices:
         if isinstance(value, Choices):

@@ -18,7 +18,7 @@ import tokenizers
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.labels import with_id
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.tasks import About, Row, option
 from cpuc.runtime.text import TextTask, fields_of, string_field
 
 ABOUT = About(
@@ -93,6 +93,9 @@ class _Window:
 class QuestionAnswering(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
+    name = "question-answering"
+    options_type = Options
+
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         super().__init__(manifest, tokenizer_json)
         # The side of a pair that the context is on: XLNet's tokenizers pad on the left and take the question last.
@@ -104,7 +107,7 @@ class QuestionAnswering(TextTask):
             raise BundleError("manifest.json: the outputs are not those of question answering")
 
     def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "question-answering")
+        options: Options = super().options(given)
         limit, length = self.encoder.maximum, options.max_seq_length
         if length is None:
             length = min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)

@@ -14,8 +14,8 @@ import numpy as np
 
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.tasks import About, Row, build_options, option
-from cpuc.runtime.text import Text, TextTask, parse_text
+from cpuc.runtime.tasks import About, Row, option
+from cpuc.runtime.text import Text, TextTask
 from cpuc.runtime.vectors import Embedding
 
 ABOUT = About(
@@ -34,6 +34,9 @@ class Options:
 class SentenceEmbeddings(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
+    name = "sentence-embeddings"
+    options_type = Options
+
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         super().__init__(manifest, tokenizer_json)
         facts = manifest.preprocessing
@@ -45,14 +48,11 @@ class SentenceEmbeddings(TextTask):
             raise BundleError("manifest.json.preprocessing: max_seq_length or prompts is missing or wrong")
 
     def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "sentence-embeddings")
+        options: Options = super().options(given)
         if options.prompt_name is not None and options.prompt_name not in self._prompts:
             known = ", ".join(self._prompts) or "none"
             raise InputError(f"prompt_name is {options.prompt_name!r}; the model's prompts: {known}")
         return options
-
-    def parse(self, value: Any, where: str) -> Text:
-        return parse_text(value, where)
 
     def encode(self, record: Text, options: Options) -> list[Row]:
         text = self._prompts.get(options.prompt_name or self._default, "") + record.text

@@ -7,15 +7,13 @@ value for a regression.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from cpuc.runtime.labels import Label, LabelDecoder, Labels
+from cpuc.runtime.labels import Classifier
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.tasks import About, option
 from cpuc.runtime.text import Text, TextTask, parse_text
 
 ABOUT = About(
@@ -32,32 +30,14 @@ class Options:
     truncate: bool = option(False, "Cut texts that are longer than the model allows.")
 
 
-class TextClassification(TextTask):
+class TextClassification(Classifier, TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
-    def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
-        super().__init__(manifest, tokenizer_json)
-        self._decoder = LabelDecoder(manifest)
-
-    def options(self, given: Mapping[str, Any]) -> Options:
-        options: Options = build_options(Options, given, "text-classification")
-        return options
+    name = "text-classification"
+    options_type = Options
 
     def parse(self, value: Any, where: str) -> Text:
         return parse_text(value, where, pairs=True)
-
-    def encode(self, record: Text, options: Options) -> list[Row]:
-        cut = "longest_first" if options.truncate else None
-        return [self.encoder.row(self.encoder.encode(record.text, record.pair, record.where, cut=cut))]
-
-    def decode(
-        self,
-        record: Text,
-        rows: list[Row],  # noqa: ARG002
-        outputs: list[dict[str, np.ndarray]],
-        options: Options,
-    ) -> Label | Labels:
-        return self._decoder.decode(outputs[0]["logits"], options.top_k, record.id)
 
 
 def load(manifest: Manifest, read: Callable[[str], bytes]) -> TextClassification:

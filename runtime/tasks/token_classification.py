@@ -15,8 +15,8 @@ import tokenizers
 
 from cpuc.runtime.labels import activate, read_labels, with_id
 from cpuc.runtime.manifest import Manifest
-from cpuc.runtime.tasks import About, Row, build_options, option
-from cpuc.runtime.text import Text, TextTask, parse_text
+from cpuc.runtime.tasks import About, Row, option
+from cpuc.runtime.text import Text, TextTask
 
 ABOUT = About(
     takes="a string, or a record with text",
@@ -95,6 +95,9 @@ class _Span:
 class TokenClassification(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
+    name = "token-classification"
+    options_type = Options
+
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         super().__init__(manifest, tokenizer_json)
         self._labels = read_labels(manifest)
@@ -106,15 +109,8 @@ class TokenClassification(TextTask):
         ignored = given.get("ignore_labels")
         if isinstance(ignored, list | tuple):
             given = {**given, "ignore_labels": ",".join(map(str, ignored))}
-        options: Options = build_options(Options, given, "token-classification")
+        options: Options = super().options(given)
         return options
-
-    def parse(self, value: Any, where: str) -> Text:
-        return parse_text(value, where)
-
-    def encode(self, record: Text, options: Options) -> list[Row]:
-        cut = "longest_first" if options.truncate else None
-        return [self.encoder.row(self.encoder.encode(record.text, None, record.where, cut=cut))]
 
     def decode(self, record: Text, rows: list[Row], outputs: list[dict[str, np.ndarray]], options: Options) -> Entities:
         scores = activate(outputs[0]["logits"], "softmax")

@@ -16,7 +16,7 @@ from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.labels import activate, read_labels, with_id
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.records import reject_surrogates
-from cpuc.runtime.tasks import About, Row, build_options, option
+from cpuc.runtime.tasks import About, Row, option
 from cpuc.runtime.text import TextTask, fields_of, string_field
 
 ABOUT = About(
@@ -60,6 +60,9 @@ class Ranking:
 class ZeroShotClassification(TextTask):
     """See `cpuc.runtime.tasks.Task`."""
 
+    name = "zero-shot-classification"
+    options_type = Options
+
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         super().__init__(manifest, tokenizer_json)
         labels = [label.lower() for label in read_labels(manifest)]
@@ -75,7 +78,7 @@ class ZeroShotClassification(TextTask):
             if any("," in label for label in labels if isinstance(label, str)):
                 raise InputError("candidate_labels holds a comma: name such labels in the record")
             given = {**given, "candidate_labels": ",".join(map(str, labels))}
-        options: Options = build_options(Options, given, "zero-shot-classification")
+        options: Options = super().options(given)
         if options.hypothesis_template.count("{}") != 1:
             raise InputError(f"hypothesis_template is {options.hypothesis_template!r}, must have one {{}} for the label")
         return options
