@@ -1,4 +1,4 @@
-"""Changes to a model before it is captured, where its Python code would make a length a constant of the graph."""
+"""Changes to a model before it is captured, where its Python code would not survive being traced."""
 
 from __future__ import annotations
 
@@ -52,3 +52,20 @@ def _relative(
     queries = keys if pooled is None else _positions(structure, pooled)
     largest = queries.first - keys.first + shift * queries.length * stride
     return torch.arange(largest, queries.first - keys.last - 1, -stride, dtype=torch.long, device=device)
+
+
+def last_end_of_text(model: Any) -> None:
+    """BART classifies by the last end-of-text token of each row, and finds them by counting on all rows having as many.
+
+    It checks that in Python, which a trace forgets; here each row looks for its own.
+    """
+    head = getattr(model, "classification_head", None)
+    if head is None:
+        return
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+        hidden = model.model(input_ids, attention_mask=attention_mask)[0]
+        ends = input_ids.eq(model.config.eos_token_id) * torch.arange(input_ids.shape[1])
+        return {"logits": head(hidden.gather(1, ends.argmax(1)[:, None, None].expand(-1, 1, hidden.shape[-1])).squeeze(1))}
+
+    model.forward = forward

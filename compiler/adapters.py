@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from cpuc.compiler.source import Source
 
-def one_choice(model: Any, folder: Path) -> torch.nn.Module:  # noqa: ARG001 - every adapter is given the folder
+
+def one_choice(model: Any, source: Source, folder: Path) -> torch.nn.Module:  # noqa: ARG001 - what every adapter is given
     """A multiple-choice model that takes one choice a row: logits of shape [rows, 1].
 
     Models of transformers take [batch, choices, tokens], with all choices of all records padded to one length.
@@ -28,8 +30,8 @@ def one_choice(model: Any, folder: Path) -> torch.nn.Module:  # noqa: ARG001 - e
     return OneChoice()
 
 
-def embedding(model: Any, folder: Path) -> torch.nn.Module:
+def embedding(model: Any, source: Source, folder: Path) -> torch.nn.Module:
     """An encoder followed by the modules of its sentence-transformers folder: ``embedding`` of shape [batch, dimensions]."""
     from cpuc.compiler.embeddings import Embedder, load_modules
 
-    return Embedder(model, load_modules(folder))
+    return Embedder(model, load_modules(source, folder))

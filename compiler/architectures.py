@@ -94,6 +94,12 @@ def _funnel(model: Any) -> None:
     funnel_positions(model)
 
 
+def _bart(model: Any) -> None:
+    from cpuc.compiler.adaptations import last_end_of_text  # imports torch
+
+    last_end_of_text(model)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How to capture models of one ``model_type``.
@@ -109,7 +115,7 @@ class Architecture:
         inputs: axes of each input, from a configuration, in the order of the graph's arguments; None where the tokenizer or
             the image processor decides. What is named "attention_mask" is int64, all else float32.
         min_length: the shortest sequence, from a configuration; None where it is 1, or where nothing is free but the batch.
-        adapt: changes the model's Python code where the trace would take a shape for a constant; see `adaptations`.
+        adapt: changes the model's Python code where a trace of it would be wrong; see `adaptations`.
     """
 
     tasks: frozenset[str]
@@ -139,7 +145,7 @@ def _sound(attention: str = "sdpa", inputs: Callable[[Any], dict[str, Shape]] = 
 
 ARCHITECTURES = {
     "albert": Architecture(TEXT, _absolute),
-    "bart": Architecture(DECODED, _absolute),
+    "bart": Architecture(DECODED, _absolute, adapt=_bart),
     "bert": Architecture(TEXT, _absolute),
     "camembert": Architecture(TEXT, _after_padding),
     "convbert": Architecture(TEXT, _absolute, attention="eager"),
@@ -155,7 +161,7 @@ ARCHITECTURES = {
     "funnel": Architecture(HEADS, _unbounded, attention="eager", min_length=_pooled_twice, adapt=_funnel),
     "gte": Architecture(NO_QUESTIONS, _absolute),
     "jina_embeddings_v3": Architecture(NO_CHOICE, _absolute),
-    "mbart": Architecture(DECODED, _absolute),
+    "mbart": Architecture(DECODED, _absolute, adapt=_bart),
     "megatron-bert": Architecture(TEXT, _absolute, attention="eager"),
     "mobilebert": Architecture(TEXT, _absolute),
     "modernbert": Architecture(TEXT, _absolute),

@@ -6,14 +6,13 @@ They compute what the classes of the same names in sentence-transformers compute
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cpuc.compiler.source import CONFIG, SENTENCE_TRANSFORMERS
+from cpuc.compiler.source import CONFIG, SENTENCE_TRANSFORMERS, Source, sentence_modules
 from cpuc.runtime.errors import ModelError
 
 # Names of a Pooling's modes, old settings (one flag each) and new ones (``pooling_mode``) alike.
@@ -101,21 +100,19 @@ class Embedder(torch.nn.Module):
         return {"embedding": self.rest(self.pooling(hidden, inputs["attention_mask"]))}
 
 
-def load_modules(folder: Path) -> list[torch.nn.Module]:
+def load_modules(source: Source, folder: Path) -> list[torch.nn.Module]:
     """The modules after the encoder that ``modules.json`` names. Raises ModelError for one that is unknown or damaged."""
-    entries = json.loads((folder / SENTENCE_TRANSFORMERS).read_bytes())[1:]
     modules: list[torch.nn.Module] = []
-    for entry in entries:
-        kind, place = entry["type"].split(".")[-1], folder / entry["path"]
+    for path, kind in sentence_modules(source):
         try:
-            modules.append(_load_module(kind, place))
+            modules.append(_load_module(kind, folder / path))
         except ModelError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # settings of any shape, weights damaged in any way
             what = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"{folder.name}: {entry['path']}: the {kind} module cannot be loaded: {what}") from error
+            raise ModelError(f"{source.id}: {path}: the {kind} module cannot be loaded: {what}") from error
     if not modules or not isinstance(modules[0], Pooling) or any(isinstance(each, Pooling) for each in modules[1:]):
-        raise ModelError(f"{folder.name}: {SENTENCE_TRANSFORMERS}: expected a Transformer, one Pooling, then others")
+        raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS}: expected a Transformer, one Pooling, then others")
     return modules
 
 
@@ -129,6 +126,9 @@ def _load_module(kind: str, place: Path) -> torch.nn.Module:
     config = json.loads((place / CONFIG).read_bytes())
     if kind == "Pooling":
         return Pooling(_modes(config, place))
+    places = [config.get(name) or "sentence_embedding" for name in ("module_input_name", "module_output_name")]
+    if config.get("use_residual") or places != ["sentence_embedding"] * 2:
+        raise ModelError(f"{place}: use_residual, module_input_name and module_output_name are not supported")
     activation = config.get("activation_function", "Tanh").split(".")[-1]
     if activation not in ACTIVATIONS:
         raise ModelError(f"{place}: activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}")

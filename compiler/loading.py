@@ -57,7 +57,7 @@ def load_original(source: Source, snapshot: Snapshot, task: str, kind: str) -> O
         model = _load_model(source.id, snapshot, task)
         preprocessing = read_preprocessing(source, snapshot.folder, task, model, architecture_of(kind))
     adapt = TASKS[task].adapt
-    module = model if adapt is None else adapt(model, snapshot.folder).eval()
+    module = model if adapt is None else adapt(model, source, snapshot.folder).eval()
     return Original(model, module, preprocessing)
 
 

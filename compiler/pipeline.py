@@ -72,7 +72,7 @@ def compile(
     source = resolve(model, revision)
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
     report("fetching weights")
-    files = snapshot(source)
+    files = snapshot(source, sentence=task == "sentence-embeddings")
     with bundle.atomic_write(target, force=force) as staged:
         return _build(source, files, task, kind, precision, staged, verify, report)
 

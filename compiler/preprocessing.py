@@ -35,7 +35,13 @@ def read_preprocessing(source: Source, folder: Path, task: str, model: Any, arch
     preprocessing = _READERS[TASKS[task].modality](source, folder, model, architecture)
     preprocessing.facts.update(TASKS[task].facts(model.config))
     if task == "sentence-embeddings":
-        preprocessing.facts.update(_sentence_facts(source, folder))
+        facts = _sentence_facts(source, folder)
+        preprocessing.facts.update(facts)
+        # It overrides the tokenizer's own limit, not the model's.
+        limits = [facts["max_seq_length"], architecture.max_length(model.config)]
+        if facts["max_seq_length"] is not None:
+            shortest = preprocessing.axes["sequence"].minimum
+            preprocessing.axes["sequence"] = Axis(shortest, min(limit for limit in limits if limit is not None))
     if task == "fill-mask" and preprocessing.facts["mask_token"] is None:
         raise ModelError(f"{source.id}: the tokenizer has no mask token, which fill-mask needs")
     if task == "automatic-speech-recognition":
@@ -56,6 +62,7 @@ def _read_text(source: Source, folder: Path, model: Any, architecture: Architect
     bpe = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
     facts = {
         "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
         "cls_token_id": tokenizer.cls_token_id,
         "unk_token_id": tokenizer.unk_token_id,
         "mask_token_id": tokenizer.mask_token_id,
@@ -120,10 +127,13 @@ def _sentence_facts(source: Source, folder: Path) -> dict[str, Any]:
         return value if isinstance(value, dict) else {}
 
     encoder, settings = read("sentence_bert_config.json"), read("config_sentence_transformers.json")
+    length, prompts = encoder.get("max_seq_length"), settings.get("prompts") or {}
+    if not (length is None or (type(length) is int and length >= SHORTEST // 2)) or not isinstance(prompts, dict):
+        raise ModelError(f"{source.id}: max_seq_length ({length!r}) or the prompts make no sense")
     return {
-        "max_seq_length": encoder.get("max_seq_length"),
+        "max_seq_length": length,
         "do_lower_case": bool(encoder.get("do_lower_case")),
-        "prompts": {str(name): str(prompt) for name, prompt in (settings.get("prompts") or {}).items()},
+        "prompts": {str(name): str(prompt) for name, prompt in prompts.items()},
         "default_prompt_name": settings.get("default_prompt_name"),
     }
 
@@ -178,6 +188,7 @@ def _ctc_vocabulary(name: str, folder: Path) -> tuple[dict[str, Any], bytes]:
         raise ModelError(f"{name}: tokenizer {kind!r} is not supported for speech; supported: Wav2Vec2CTCTokenizer")
     facts = {
         "pad_token": tokenizer.pad_token,
+        "unk_token": tokenizer.unk_token,
         "word_delimiter_token": tokenizer.word_delimiter_token,
         "replace_word_delimiter_char": tokenizer.replace_word_delimiter_char,
         "do_lower_case": bool(tokenizer.do_lower_case),

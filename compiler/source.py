@@ -122,23 +122,31 @@ def _read_config(name: str, path: Path | None) -> dict[str, Any]:
     return _read_json(name, path)
 
 
-def sentence_modules(source: Source) -> dict[str, str]:
-    """The modules that follow the encoder in a model of sentence-transformers: folder → class, in order."""
+def is_sentence_model(source: Source) -> bool:
+    """Whether sentence-transformers would pool what the encoder gives; it writes the same file for rerankers."""
+    path = source.fetch(SENTENCE_TRANSFORMERS)
+    return path is not None and [kind for _, kind in _read_modules(source, path)][:2] == ["Transformer", "Pooling"]
+
+
+def sentence_modules(source: Source) -> list[tuple[str, str]]:
+    """The modules that follow the encoder in a model of sentence-transformers: (folder, class) of each, in order."""
     path = source.fetch(SENTENCE_TRANSFORMERS)
     if path is None:
-        return {}
+        raise ModelError(f"{source.id}: has no {SENTENCE_TRANSFORMERS}, so it is no model of sentence-transformers")
+    modules = _read_modules(source, path)
+    if modules[:1] != [("", "Transformer")]:
+        raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} does not begin with a Transformer in the model's own folder")
+    for folder, _ in modules[1:]:
+        if not folder or Path(folder).name != folder or folder == "..":
+            raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} names the folder {folder!r}, which is not one of its own")
+    return modules[1:]
+
+
+def _read_modules(source: Source, path: Path) -> list[tuple[str, str]]:
     try:
-        entries = json.loads(path.read_bytes())
-        modules = {str(entry["path"]): str(entry["type"]).split(".")[-1] for entry in entries}
+        return [(str(entry["path"]), str(entry["type"]).split(".")[-1]) for entry in json.loads(path.read_bytes())]
     except (ValueError, RecursionError, TypeError, KeyError, OSError) as error:
         raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} cannot be read ({_first_line(error)})") from None
-    if next(iter(modules.items()), None) != ("", "Transformer"):
-        raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} does not begin with a Transformer in the model's own folder")
-    for folder in modules:
-        if Path(folder).name != folder:
-            raise ModelError(f"{source.id}: {SENTENCE_TRANSFORMERS} names the folder {folder!r}, which is not one of its own")
-    del modules[""]
-    return modules
 
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
@@ -229,11 +237,14 @@ def _explain(name: str, repository: str, revision: str | None, file: str, error:
     return ModelError(f"{tried}: downloading {file} failed: {_first_line(error)}; try again, finished files are kept")
 
 
-def snapshot(source: Source) -> Snapshot:
-    """Make all needed files local. Raises ModelError if there are no weights, or shards are missing."""
+def snapshot(source: Source, *, sentence: bool = False) -> Snapshot:
+    """Make all needed files local, with `sentence` those of sentence-transformers' modules too.
+
+    Raises ModelError if there are no weights, or shards are missing.
+    """
     for file in SIDE_FILES:
         source.fetch(file)
-    for folder in sentence_modules(source):
+    for folder, _ in sentence_modules(source) if sentence else []:
         for file in (CONFIG, WEIGHTS[0], WEIGHTS[2]):
             source.fetch(f"{folder}/{file}")
     for weights in WEIGHTS:

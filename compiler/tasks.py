@@ -9,7 +9,7 @@ from typing import Any
 
 from cpuc.compiler import adapters, samples
 from cpuc.compiler.architectures import ARCHITECTURES, UNLISTED, Architecture
-from cpuc.compiler.source import SENTENCE_TRANSFORMERS, Source
+from cpuc.compiler.source import Source, is_sentence_model
 from cpuc.runtime.errors import ModelError
 
 TOKENS = {0: "batch", 1: "sequence"}
@@ -28,7 +28,7 @@ class CompilerTask:
             not give are left out, except the first.
         records: sample records in the form that the runtime's task takes, from the manifest's ``preprocessing``.
         modality: what the task is about: text, image or audio.
-        adapt: wraps the model before it is captured, given its folder; None takes it as it is.
+        adapt: wraps the model before it is captured, given its source and folder; None takes it as it is.
         facts: what decoding needs to know of the model, for the manifest's ``preprocessing``.
     """
 
@@ -37,13 +37,22 @@ class CompilerTask:
     outputs: dict[str, dict[int, str]]
     records: Callable[[dict[str, Any]], list[Any]]
     modality: str = "text"
-    adapt: Callable[[Any, Path], Any] | None = None
+    adapt: Callable[[Any, Source, Path], Any] | None = None
     facts: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
 def _labels(config: Any) -> dict[str, Any]:
     labels = config.id2label
+    if sorted(labels) != list(range(len(labels))):
+        raise ModelError(f"config.json: id2label must number its labels from 0, found {', '.join(map(str, labels))[:80]}")
     return {"labels": [str(labels[i]) for i in range(len(labels))]}
+
+
+def _sound_scores(config: Any) -> dict[str, Any]:
+    """The same for sounds, where one label is no special case."""
+    facts = _scores(config)
+    one = config.num_labels == 1 and config.problem_type not in ("regression", "multi_label_classification")
+    return {**facts, "activation": "softmax"} if one else facts
 
 
 def _scores(config: Any) -> dict[str, Any]:
@@ -142,7 +151,7 @@ TASKS = {
         outputs={"logits": BATCH},
         records=lambda _: samples.sounds(),
         modality="audio",
-        facts=_scores,
+        facts=_sound_scores,
     ),
     "automatic-speech-recognition": CompilerTask(
         auto_class="AutoModelForCTC",
@@ -187,7 +196,7 @@ def architecture_of(kind: str) -> Architecture:
 
 
 def _task_of_model(source: Source, architecture: Architecture) -> str:
-    if source.fetch(SENTENCE_TRANSFORMERS) is not None:
+    if is_sentence_model(source):
         return "sentence-embeddings"
     name, classes = source.id, source.config.get("architectures")
     first = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else None

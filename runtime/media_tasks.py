@@ -36,8 +36,11 @@ class Media:
 def _parse(value: Any, where: str, field: str, kinds: tuple[type, ...]) -> Media:
     if isinstance(value, Media):
         return value
-    if not isinstance(value, dict) or (field not in value and {"raw", "array"} & set(value)):
+    if not isinstance(value, dict):
         value = {field: value}
+    elif field not in value and {"raw", "array"} & set(value):
+        inner = {key: each for key, each in value.items() if key != "id"}
+        value = {**({"id": value["id"]} if "id" in value else {}), field: inner}
     record, where = fields_of(value, where, f'a path or {{"{field}": …}}')
     if field not in record:
         raise InputError(f"{where}: field {field!r} is missing")
@@ -98,6 +101,9 @@ class AudioTask(BaseTask):
         self.batch_budget = BATCH_IMAGES if self.config.filter_bank else BATCH_SAMPLES
         # Kernel and stride of each convolution, which say how many frames come of how many samples.
         self.convolutions: Any = manifest.preprocessing.get("convolutions", [])
+        pairs = isinstance(self.convolutions, list) and all(isinstance(pair, list) for pair in self.convolutions)
+        if not pairs or not all(len(p) == 2 and all(type(n) is int and n > 0 for n in p) for p in self.convolutions):
+            raise BundleError("manifest.json.preprocessing: convolutions is not a list of [kernel, stride]")
 
     @staticmethod
     def _read_shortest(manifest: Manifest) -> int:

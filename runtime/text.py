@@ -81,9 +81,17 @@ class TextEncoder:
         self.padding_side: str = manifest.preprocessing.get("padding_side", "")
         if self.padding_side not in ("left", "right"):
             raise BundleError("manifest.json.preprocessing: padding_side is missing or wrong")
+        self._cut_side: str = manifest.preprocessing.get("truncation_side", "right")
+        if self._cut_side not in ("left", "right"):
+            raise BundleError("manifest.json.preprocessing: truncation_side is wrong")
+        if any(spec.shape != ["batch", "sequence"] for spec in manifest.inputs):
+            raise BundleError("manifest.json: the inputs are not those of a text model")
         self.maximum = manifest.axes["sequence"].maximum
-        self._json = tokenizer_json.decode()
-        self.tokenizer = self._make()
+        try:
+            self._json = tokenizer_json.decode()
+            self.tokenizer = self._make()
+        except Exception as error:  # tokenizers raises nothing more special
+            raise BundleError(f"tokenizer.json cannot be read: {error}") from None
         # Truncation is state of a tokenizer, and threads may ask for different ones: one tokenizer for each.
         self.truncating = functools.lru_cache(maxsize=16)(self._make_truncating)
 
@@ -93,9 +101,9 @@ class TextEncoder:
         tokenizer.no_truncation()
         return tokenizer
 
-    def _make_truncating(self, length: int, stride: int, strategy: str) -> tokenizers.Tokenizer:
+    def _make_truncating(self, length: int, stride: int, strategy: str, direction: str = "right") -> tokenizers.Tokenizer:
         tokenizer = self._make()
-        tokenizer.enable_truncation(length, stride=stride, strategy=strategy)
+        tokenizer.enable_truncation(length, stride=stride, strategy=strategy, direction=direction)
         return tokenizer
 
     def row(self, encoding: tokenizers.Encoding, context: Any = None) -> Row:
@@ -110,23 +118,24 @@ class TextEncoder:
         return Row(inputs, {"sequence": len(ids)}, encoding if context is None else context)
 
     def encode(
-        self, text: str, pair: str | None, where: str, *, cut: str | None = None, length: int | None = None
+        self, text: str, pair: str | None, where: str, *, cut: str | None = None, length: int | None = None, hint: bool = True
     ) -> tokenizers.Encoding:
         """Encode a text or a pair.
 
         Args:
             cut: how to shorten what is too long ("longest_first", "only_first"); None refuses it.
-            length: the most tokens, by default what the model takes.
+            length: the most tokens, or what the model takes if that is less.
+            hint: whether the task has the option that cuts.
 
         Raises InputError if the text is longer than that or has no token.
         """
-        limit = self.maximum if length is None else length
+        limit = min((each for each in (length, self.maximum) if each is not None), default=None)
         encoding = self.tokenizer.encode(text, pair)
         if limit is not None and len(encoding) > limit:
             if cut is None:
                 raise InputError(
-                    f"{where}: is {len(encoding)} tokens long, the model takes at most {limit}: "
-                    "shorten it, or give --truncate (truncate=True)"
+                    f"{where}: is {len(encoding)} tokens long, the model takes at most {limit}: shorten it"
+                    + (", or give --truncate (truncate=True)" if hint else "")
                 )
             encoding = self._cut(text, pair, where, cut, limit)
         if not len(encoding):
@@ -139,7 +148,7 @@ class TextEncoder:
             rest = len(self.tokenizer.encode("", pair))
             if rest >= limit:
                 raise InputError(f"{where}: the second text alone takes {rest} tokens, the model takes at most {limit}")
-        return self.truncating(limit, 0, cut).encode(text, pair)
+        return self.truncating(limit, 0, cut, self._cut_side).encode(text, pair)
 
 
 # What tokenizers of old WordPiece and CTC models are asked to tidy up when they decode, in this order

@@ -80,6 +80,31 @@ def test_every_module(pooling: dict[str, Any], options: dict[str, bool], tmp_pat
     assert np.allclose(actual, expected, atol=1e-4)
 
 
+def test_the_length_of_sentence_transformers_counts_and_not_the_tokenizers(tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path / "model", {"pooling_mode_mean_tokens": True})
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 64}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 100}))
+    cpuc.compile(str(folder), tmp_path / "model.pt")
+    text = " ".join(TEXTS)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(text)
+    assert np.allclose(cpuc.load(tmp_path / "model.pt", warm_up=False)(text).embedding, expected, atol=1e-4)
+
+
+def test_a_dense_layer_with_a_residual_is_refused(tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path / "model", {"pooling_mode_mean_tokens": True}, dense=True)
+    settings = json.loads((folder / "2_Dense/config.json").read_text())
+    (folder / "2_Dense/config.json").write_text(json.dumps({**settings, "use_residual": True}))
+    with pytest.raises(cpuc.ModelError, match="use_residual"):
+        cpuc.compile(str(folder), tmp_path / "model.pt")
+
+
+def test_a_plain_encoder_is_no_model_of_sentence_transformers(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "bert", "bert", "feature-extraction")
+    with pytest.raises(cpuc.ModelError, match=r"has no modules\.json"):
+        cpuc.compile(str(folder), tmp_path / "model.pt", task="sentence-embeddings")
+
+
 def test_prompts(minilm_l6: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(minilm_l6, tmp_path / "model")
     settings = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "query"}
@@ -110,12 +135,18 @@ def test_prompts(minilm_l6: Path, tmp_path: Path) -> None:
             "module 'Remote' is not supported; supported: Pooling, Dense, Normalize",
         ),
         ("1_Pooling/config.json", '{"pooling_mode": "median"}', "pooling mode 'median' is not supported"),
+        (
+            "modules.json",
+            '[{"path": "", "type": "a.Transformer"}, {"path": "..", "type": "a.Pooling"}]',
+            "names the folder '..'",
+        ),
         ("1_Pooling/config.json", "{", "1_Pooling: the Pooling module cannot be loaded"),
+        ("1_Pooling/config.json", "[]", "1_Pooling: the Pooling module cannot be loaded"),
     ],
 )
 def test_broken_folders(file: str, content: str, message: str, tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path / "model", {"pooling_mode_mean_tokens": True})
     (folder / file).write_text(content)
     with pytest.raises(cpuc.ModelError, match=message):
-        cpuc.compile(str(folder), tmp_path / "model.pt")
+        cpuc.compile(str(folder), tmp_path / "model.pt", task="sentence-embeddings")
     assert not (tmp_path / "model.pt").exists()

@@ -96,6 +96,7 @@ def test_audio_classification(variant: str, recordings: list[str], tmp_path: Pat
     for path, answer in zip(recordings, answers, strict=True):
         assert_same(answer.to_json(), {"labels": oracle(samples_of(path), top_k=5)})
     raw = soundfile.read(recordings[0], dtype="float32")[0]
+    assert model({"raw": raw, "sampling_rate": 16_000, "id": 5}).id == 5
     best = model(recordings[0])
     for other in ({"audio": recordings[0]}, {"raw": raw.tolist(), "sampling_rate": 16_000}, raw):
         assert_same(model(other).to_json(), best.to_json())

@@ -84,6 +84,22 @@ def test_text_classification(kind: str, overrides: dict[str, Any], tmp_path: Pat
     assert_same(model(pair).to_json(), oracle(pair))
 
 
+def test_bart_reads_the_last_end_of_each_text_however_many_there_are(tmp_path: Path) -> None:
+    model, oracle = compiled(tmp_path, "bart", "text-classification", num_labels=3, eos_token_id=3)  # [SEP]
+    records = [{"text": TEXTS[1], "text_pair": TEXTS[0]}, {"text": TEXTS[0]}, {"text": "bread [SEP] oil [SEP] snow"}]
+    for record, answer in zip(records, model(records, top_k=3), strict=True):
+        assert_same(answer.to_json(), {"labels": oracle(record, top_k=3)})
+
+
+def test_truncation_keeps_the_side_that_the_tokenizer_names(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "bert", "bert", "text-classification", num_labels=3)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
+    cpuc.compile(str(folder), tmp_path / "model.pt")
+    model = cpuc.load(tmp_path / "model.pt", warm_up=False)
+    assert_same(model("oil " * 300 + "bread " * 254, truncate=True).to_json(), model("bread " * 254).to_json())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_token_classification(kind: str, tmp_path: Path) -> None:
     model, oracle = compiled(tmp_path, kind, "token-classification", **named(LABELS))
@@ -217,7 +233,7 @@ def test_the_command_line_takes_strings_records_and_lines(classifier: Path, cli:
     lines = cli("run", classifier, "--input", "-", "--top-k", 2, stdin='{"id": 1, "text": "warm bread"}\n"cold"\n').stdout
     first, second = map(json.loads, lines.splitlines())
     assert first["id"] == 1
-    assert first["labels"][0] == one
+    assert_same(first["labels"][0], one)
     assert len(second["labels"]) == 2
     failed = cli("run", classifier, "--input", "-", "--allow-no-answer", stdin='"text"')
     assert failed.returncode == 1

@@ -67,13 +67,17 @@ class AutomaticSpeechRecognition(AudioTask):
     def __init__(self, manifest: Manifest, vocabulary: bytes) -> None:
         super().__init__(manifest)
         facts = manifest.preprocessing
-        self._tokens: list[str] = json.loads(vocabulary)
+        try:
+            self._tokens: list[str] = json.loads(vocabulary)
+        except (ValueError, RecursionError):
+            raise BundleError("vocabulary.json is not valid JSON") from None
         if not isinstance(self._tokens, list) or not all(isinstance(token, str) for token in self._tokens):
             raise BundleError("vocabulary.json: is no list of tokens")
         names = ("pad_token", "word_delimiter_token", "replace_word_delimiter_char")
         if not all(isinstance(facts.get(name), str) for name in names):
             raise BundleError(f"manifest.json.preprocessing: one of {', '.join(names)} is missing or wrong")
         self._blank, self._delimiter, self._space = (str(facts[name]) for name in names)
+        self._unknown = str(facts.get("unk_token") or "")
         self._lower = facts.get("do_lower_case") is True
         self._tidy = facts.get("clean_up_tokenization_spaces") is True
         # Seconds from one frame to the next.
@@ -87,8 +91,8 @@ class AutomaticSpeechRecognition(AudioTask):
         options: Options,
     ) -> Transcript:
         best = outputs[0]["logits"].argmax(-1).tolist()
-        # Ids past the vocabulary have no text, as in transformers.
-        runs = [(self._tokens[t] if t < len(self._tokens) else "", start, end) for t, start, end in collapse(best)]
+        # Ids past the vocabulary are unknown tokens, as in transformers.
+        runs = [(self._tokens[t] if t < len(self._tokens) else self._unknown, start, end) for t, start, end in collapse(best)]
         spoken = [
             (self._space if token == self._delimiter else token, start, end)
             for token, start, end in runs

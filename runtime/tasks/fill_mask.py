@@ -30,6 +30,7 @@ ABOUT = About(
 )
 # Every token gives a score for each word of the vocabulary, a million bytes for the largest: batches are small.
 BATCH_TOKENS = 256
+CHUNK_RECORDS = 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class FillMask(TextTask):
     name = "fill-mask"
     options_type = Options
     batch_budget = BATCH_TOKENS
+    chunk_records = CHUNK_RECORDS
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         super().__init__(manifest, tokenizer_json)
@@ -105,7 +107,7 @@ class FillMask(TextTask):
         return ids
 
     def encode(self, record: Text, options: Options) -> list[Row]:  # noqa: ARG002
-        encoding = self.encoder.encode(record.text, None, record.where)
+        encoding = self.encoder.encode(record.text, None, record.where, hint=False)
         if self._mask not in encoding.ids:
             mask = self.encoder.tokenizer.id_to_token(self._mask)
             raise InputError(f"{record.where}: field 'text' has no mask token: write {mask} where a word is missing")

@@ -46,6 +46,8 @@ class SentenceEmbeddings(TextTask):
         self._default = facts.get("default_prompt_name")
         if type(self._length) not in (int, type(None)) or not isinstance(self._prompts, dict):
             raise BundleError("manifest.json.preprocessing: max_seq_length or prompts is missing or wrong")
+        if not all(isinstance(prompt, str) for prompt in self._prompts.values()) or not isinstance(self._default, str | None):
+            raise BundleError("manifest.json.preprocessing: a prompt or default_prompt_name is no string")
 
     def options(self, given: Mapping[str, Any]) -> Options:
         options: Options = super().options(given)
@@ -56,7 +58,7 @@ class SentenceEmbeddings(TextTask):
 
     def encode(self, record: Text, options: Options) -> list[Row]:
         text = self._prompts.get(options.prompt_name or self._default, "") + record.text
-        text = text.strip().lower() if self._lower else text.strip()
+        text = text.lower() if self._lower else text
         return [self.encoder.row(self.encoder.encode(text, None, record.where, cut="longest_first", length=self._length))]
 
     def decode(
