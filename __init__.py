@@ -5,7 +5,7 @@
     model = cpuc.load("model.pt")
     model({"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}).answer
 
-It offers `compile` of `cpuc.compiler` and all that `cpuc.runtime` lists, imported when first used.
+It offers `compile`, `choose` and `evaluate` of `cpuc.compiler` and all that `cpuc.runtime` lists, imported when first used.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cpuc.compiler import compile as compile
+    from cpuc.compiler import *  # noqa: F403
     from cpuc.runtime import *  # noqa: F403
+
+_COMPILER = ("Choice", "Evaluation", "choose", "compile", "evaluate")
 
 
 def __getattr__(name: str) -> Any:
-    home = importlib.import_module("cpuc.compiler" if name == "compile" else "cpuc.runtime")
+    home = importlib.import_module("cpuc.compiler" if name in _COMPILER else "cpuc.runtime")
     if name not in home.__all__:
         raise AttributeError(f"module 'cpuc' has no attribute {name!r}")
     return getattr(home, name)

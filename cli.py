@@ -75,7 +75,15 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
 @click.argument("model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
 @click.option("--task", help="Such as question-answering. Default: what the model's configuration says.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="fp32, bf16, int8, int8-dynamic (the two with -fp32 for CPUs without bfloat16 instructions), or auto.",
+)
+@click.option("--calibrate", type=click.Path(path_type=Path), help="Records as 'run' takes them, to choose scales of int8 by.")
+@click.option("--eval-data", type=click.Path(path_type=Path), help="For auto: labelled data as 'eval' takes it.")
+@click.option("--max-drop", default=0.5, show_default=True, help="For auto: points that the score may drop.")
 @click.option("--revision", help="Branch, tag or commit of a model on the Hub.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--verify/--no-verify", default=True, help="Compare the artifact with the original model.")
@@ -86,6 +94,9 @@ def compile_command(
     output: Path,
     task: str | None,
     precision: str,
+    calibrate: Path | None,
+    eval_data: Path | None,
+    max_drop: float,
     revision: str | None,
     force: bool,
     verify: bool,
@@ -100,33 +111,31 @@ def compile_command(
     \b
     Examples:
       cpuc compile bert-base-uncased-squad-v1 -o model.pt
-      cpuc compile ./my-model -o model.pt --precision bf16
+      cpuc compile ./my-model -o model.pt --precision int8 --calibrate questions.jsonl
+      cpuc compile ./my-model -o model.pt --precision auto --eval-data dev.json --max-drop 0.5
       cpuc compile deepset/roberta-base-squad2 --revision v1.0 -o model.pt --force
     """
+    import json
+
     import cpuc
     from cpuc.runtime import summary
 
-    manifest = cpuc.compile(
-        model,
-        output,
-        task=task,
-        precision=precision,
-        revision=revision,
-        force=force,
-        verify=verify,
-        allow_unlisted=allow_unlisted,
-        report=_reporter(),
-    )
-    if as_json:
-        click.echo(manifest.to_json(), nl=False)
+    shared: dict[str, Any] = {"task": task, "calibrate": calibrate, "revision": revision, "allow_unlisted": allow_unlisted}
+    shared |= {"force": force, "report": _reporter()}
+    if precision == "auto":
+        if not verify:
+            raise click.UsageError("--precision auto verifies always: leave out --no-verify")
+        choice = cpuc.choose(model, output, eval_data=eval_data, max_drop=max_drop, **shared)
+        manifest, lines, more = choice.manifest, choice.describe(), {"choice": choice.to_json()}
+    elif eval_data is not None:
+        raise click.UsageError("--eval-data goes with --precision auto")
     else:
-        click.echo(
-            f"{output}: {manifest.task}, {manifest.architecture}, {precision}, {summary.megabytes(output.stat().st_size)}"
+        manifest = cpuc.compile(
+            model, output, precision=precision, verify=verify, warn=lambda text: click.echo(f"cpuc: {text}", err=True), **shared
         )
-        click.echo(f"fused: {summary.counts(manifest.build.fused)}")
-        if manifest.build.unfused:
-            click.echo(f"unfused: {summary.counts(manifest.build.unfused)}")
-        click.echo(f"verified: {summary.proof(manifest)}")
+        lines, more = [], {}
+    lines += summary.compiled(manifest, str(output), output.stat().st_size)
+    click.echo(json.dumps({**manifest.to_dict(), **more}, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
 class TaskOptions(click.Command):
@@ -135,32 +144,36 @@ class TaskOptions(click.Command):
     def get_params(self, context: click.Context) -> list[click.Parameter]:
         if not self._added:
             self._added = True
-            self.params += _task_options()
+            self.params += _task_options(self.has_option)
         return super().get_params(context)
 
     _added = False
 
+    @staticmethod
+    def has_option(task: str, option: str) -> bool:  # noqa: ARG004
+        """Whether the command has this option of this task."""
+        return True
 
-def _task_options() -> list[click.Parameter]:
-    import dataclasses
 
+class EvaluationOptions(TaskOptions):
+    """The same for the options that an evaluation leaves to the user."""
+
+    @staticmethod
+    def has_option(task: str, option: str) -> bool:
+        from cpuc.compiler.evaluation import EVALUATIONS
+
+        return task in EVALUATIONS and option in EVALUATIONS[task].options
+
+
+def _task_options(wanted: Callable[[str, str], bool]) -> list[click.Parameter]:
     from cpuc.runtime import tasks
 
-    found: dict[str, tuple[dataclasses.Field[Any], list[str]]] = {}
-    for task in tasks.names():
-        for field in dataclasses.fields(tasks.task_module(task).Options):
-            found.setdefault(field.name, (field, []))[1].append(task)
     options: list[click.Parameter] = []
-    for name, (field, users) in sorted(found.items()):
-        kind = str(field.type).split(" | ")[0]
-        given: dict[str, Any] = {"is_flag": True} if kind == "bool" else {"type": {"int": int, "str": str}[kind]}
-        if field.metadata["choices"]:
-            given["type"] = click.Choice(field.metadata["choices"])
-        who = ", ".join(users) if len(users) < 4 else f"{len(users)} tasks"
-        shown = kind != "bool" and field.default is not None and len(users) == 1
-        default = f"  [default: {field.default}]" if shown else ""
-        text = f"{field.metadata['help']}{default}  ({who})"
-        options.append(click.Option([f"--{name.replace('_', '-')}"], default=None, help=text, **given))
+    for each in tasks.list_options(wanted):
+        given: dict[str, Any] = {"is_flag": True} if each.kind is bool else {"type": each.kind}
+        if each.choices:
+            given["type"] = click.Choice(each.choices)
+        options.append(click.Option([f"--{each.name.replace('_', '-')}"], default=None, help=each.help, **given))
     return options
 
 
@@ -225,6 +238,40 @@ def _run_raw(bundle: Path, source: str, data: bytes, output: str, check_digests:
     tensors = parse_tensors(data, _name(source), opened.manifest)
     outputs = Engine(opened, check_digests=check_digests).run(tensors)
     return format_tensors(outputs, npz=output.endswith(".npz"))
+
+
+@main.command("eval", cls=EvaluationOptions)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled data: a file, or a folder of media.")
+@click.option("--against", metavar="MODEL", help="The original model, to run beside the artifact, eager and in float32.")
+@click.option("--revision", help="Branch, tag or commit of a MODEL on the Hub.")
+@click.option("--limit", type=click.IntRange(1), help="Take so many samples from the beginning of the data.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def eval_command(
+    bundle: Path, data: Path, against: str | None, revision: str | None, limit: int | None, as_json: bool, **given: Any
+) -> None:
+    """Score BUNDLE on labelled data, and compare it with the original model in the same run.
+
+    The data has the form that is usual for the task: SQuAD's JSON, CoNLL columns, JSON Lines of texts, pairs or paths
+    with their label or score, a folder with a subfolder for each label. Scores are in points, 100 is perfect; throughput
+    counts tokenising and decoding.
+
+    \b
+    Examples:
+      cpuc eval model.pt --data dev-v1.1.json
+      cpuc eval model.pt --data dev-v2.0.json --against bert-base-uncased-squad-v1 --max-seq-length 384
+      cpuc eval ner.pt --data test.conll --truncate --json
+    """
+    import json
+
+    import cpuc
+    from cpuc.compiler.evaluation.summary import describe
+
+    with _bar(None) as advance:
+        evaluation = cpuc.evaluate(
+            bundle, data, against=against, revision=revision, limit=limit, report=_reporter(), progress=advance, **given
+        )
+    click.echo(json.dumps(evaluation.to_json(), indent=2) if as_json else "\n".join(describe(evaluation)))
 
 
 @main.command("tasks")
@@ -325,15 +372,27 @@ def _reporter() -> Callable[[str], None]:
 
 
 @contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over records, on a terminal and for more than a handful; nothing elsewhere."""
+def _bar(total: int | None) -> Iterator[Callable[..., None]]:
+    """A progress bar over records, on a terminal and for more than a handful; nothing elsewhere.
+
+    It appears with the first call of what this gives: how many records were answered since the last call, and how many
+    there are, if `total` is not known yet.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    if not console.is_terminal or total < 2:
-        yield lambda _: None
+    if not console.is_terminal or (total is not None and total < 2):
+        yield lambda *_: None
         return
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("answering", total=total)
-        yield lambda count: progress.advance(task, count)
+    progress = Progress(console=console, transient=True)
+    task = progress.add_task("answering", total=total)
+
+    def advance(count: int, known: int | None = total) -> None:
+        progress.start()
+        progress.update(task, advance=count, total=known)
+
+    try:
+        yield advance
+    finally:
+        progress.stop()

@@ -3,7 +3,7 @@
     python benchmarks/against_eager.py FOLDER BUNDLE [BUNDLE ...]
 
 FOLDER holds the original model, each BUNDLE is compiled from it. Without arguments a BERT-base of random weights is
-made and compiled at fp32 and bf16 first. Needs ``pip install cpuc[bench]``.
+made and compiled at every precision that this CPU runs first. Needs ``pip install cpuc[bench]``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ import torch
 import transformers
 
 import cpuc
+from cpuc.compiler.precision import PRECISIONS
+from cpuc.runtime.engine import cpu_offers
 
 LENGTHS = {384: 20, 128: 30, 16: 40}  # tokens: rounds
 
 
 def make_bert_base(folder: Path) -> list[str]:
-    """Write a random BERT-base and two bundles of it; returns the arguments to measure them."""
+    """Write a random BERT-base and a bundle of it at each precision; returns the arguments to measure them."""
     examples = Path(__file__).resolve().parent.parent / "examples" / "minilm-qa"
     source = folder / "bert-base"
     torch.manual_seed(0)
     transformers.AutoModelForQuestionAnswering.from_config(transformers.BertConfig()).save_pretrained(source)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(examples / name, source)
-    bundles = [folder / f"{precision}.pt" for precision in ("fp32", "bf16")]
+    bundles = [folder / f"{precision}.pt" for precision, entry in PRECISIONS.items() if cpu_offers(entry.isa)]
     for bundle in bundles:
         cpuc.compile(str(source), bundle, precision=bundle.stem)
     return [str(source), *map(str, bundles)]

@@ -128,7 +128,7 @@ def compiled(subject: Subject, dtype: str) -> FusedGraph:
 
 def counts(graph: FusedGraph) -> dict[str, str]:
     """``fused/all`` for attention, linear layers and convolutions; "–" where there is none."""
-    values = [str(value.type()) for node in graph.function.graph.nodes() for value in node.inputs()]
+    values = [str(value.type()) for node in graph.program.graph.nodes() for value in node.inputs()]
     fused = {
         "attention": graph.fused.get("aten::scaled_dot_product_attention", 0),
         "linear": sum(value.endswith(LINEAR) for value in values),
@@ -145,7 +145,7 @@ def ratios(subject: Subject, graphs: list[FusedGraph]) -> list[float]:
         model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     eager = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in subject.timed.items()}
     tensors = to_tensors(subject.timed, list(subject.timed))
-    calls = [lambda: model(**eager), *(lambda graph=graph: graph.function(*tensors) for graph in graphs)]
+    calls = [lambda: model(**eager), *(lambda graph=graph: graph.program(*tensors) for graph in graphs)]
     times: list[list[float]] = [[] for _ in calls]
     for number in range(ROUNDS + 2):
         for call, taken in zip(calls, times, strict=True):

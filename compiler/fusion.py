@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 
 from cpuc.compiler import rewrites
 from cpuc.compiler.capture import Inputs, to_tensors
+from cpuc.compiler.quantization import Quantized, calling, lower, package
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
+from cpuc.runtime.manifest import Quantization
 
 # torch's own attention is one kernel on a CPU (FlashAttention with a mask), whatever follows it in the graph.
-_FUSED = ("ipex::", "ipex_prepack::", "torch_ipex::", "aten::scaled_dot_product_attention")
+_FUSED = ("ipex::", "ipex_prepack::", "onednn::", "torch_ipex::", "aten::scaled_dot_product_attention")
 # Work that a fused operator should have taken over; what is left of it is listed in the manifest.
 _HEAVY = (
     "aten::_convolution",
@@ -61,14 +64,26 @@ _GUARDS = ("prim::TypeCheck", "prim::RequiresGradCheck", "prim::BailOut", "prim:
 
 @dataclass(frozen=True)
 class FusedGraph:
-    """`function` runs the fused graph; the counts are of its nodes, by operator."""
+    """`program` runs the fused graph and can be saved; the counts are of its nodes, by operator."""
 
-    function: Any
+    program: Any
     fused: dict[str, int]
     unfused: dict[str, int]
+    quantization: Quantization | None
+
+    def saved(self) -> bytes:
+        """The TorchScript archive of the program."""
+        buffer = io.BytesIO()
+        torch.jit.save(self.program, buffer)
+        return buffer.getvalue()
 
 
-def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) -> FusedGraph:
+def fuse(
+    frozen: torch.jit.ScriptModule,
+    names: Sequence[str],
+    example: Inputs,
+    quantize: Callable[[Any], Quantized] | None = None,
+) -> FusedGraph:
     """Apply our rewrites and IPEX's passes.
 
     IPEX registers its passes with the JIT's profiling executor, which runs them after one profiled call (they need
@@ -80,10 +95,13 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
         names: names of the graph's inputs.
         example: a batch to profile, of sizes that occur nowhere in the model. Convolutions are packed for its sizes; others
             work too, some slower.
+        quantize: called with the graph after our rewrites, when linear layers are plain operators; None leaves them so.
     """
     load_ipex()
-    rewrites.apply(frozen.graph)
-    with torch.no_grad(), _profiling(), warnings.catch_warnings():
+    found: list[Quantized] = []
+    rewrites.apply(frozen.graph, (lambda graph: found.append(quantize(graph))) if quantize else None)
+    quantized = found[0] if found else None
+    with calling(), torch.no_grad(), _profiling(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # IPEX announces the retirement of the pass that it runs
         for _ in range(2):
             frozen(*to_tensors(example, names))
@@ -92,15 +110,18 @@ def fuse(frozen: torch.jit.ScriptModule, names: Sequence[str], example: Inputs) 
     _drop_self(graph)
     rewrites.finish(graph)
     _restore_chunks(graph)
-    for value, name in zip(graph.inputs(), names, strict=True):
+    weights = lower(graph, quantized) if quantized else []
+    for value, name in zip(graph.inputs(), names, strict=False):
         value.setDebugName(name)
     kinds = _count(graph)
     if guards := [kind for kind in _GUARDS if kinds[kind]]:
         raise ModelError(f"the fused graph still depends on the shapes it was traced with ({guards[0]}): not supported")
+    function = torch._C._create_function_from_graph("forward", graph)
     return FusedGraph(
-        torch._C._create_function_from_graph("forward", graph),
+        package(function, names, weights) if quantized else function,
         fused={kind: n for kind, n in sorted(kinds.items()) if kind.startswith(_FUSED) and not _is_unfused(kind)},
         unfused={kind: n for kind, n in sorted(kinds.items()) if _is_unfused(kind)},
+        quantization=quantized.summary if quantized else None,
     )
 
 

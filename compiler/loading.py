@@ -47,21 +47,23 @@ def quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def load_original(source: Source, snapshot: Snapshot, task: str, kind: str) -> Original:
+def load_original(source: Source, snapshot: Snapshot, task: str, kind: str, attention: str | None = "eager") -> Original:
     """Load weights and preprocessing without executing anything that the snapshot holds.
+
+    `attention` is transformers' implementation of it; None takes its default for the model.
 
     Raises:
         ModelError: files that cannot be read, weights that do not fit the configuration, or no usable tokenizer.
     """
     with quiet():
-        model = _load_model(source.id, snapshot, task)
+        model = _load_model(source.id, snapshot, task, attention)
         preprocessing = read_preprocessing(source, snapshot.folder, task, model, architecture_of(kind))
     adapt = TASKS[task].adapt
     module = model if adapt is None else adapt(model, source, snapshot.folder).eval()
     return Original(model, module, preprocessing)
 
 
-def _load_model(name: str, snapshot: Snapshot, task: str) -> Any:
+def _load_model(name: str, snapshot: Snapshot, task: str, attention: str | None) -> Any:
     import torch
     import transformers
 
@@ -69,7 +71,7 @@ def _load_model(name: str, snapshot: Snapshot, task: str) -> Any:
         model, info = getattr(transformers, TASKS[task].auto_class).from_pretrained(
             os.fspath(snapshot.folder),
             dtype=torch.float32,
-            attn_implementation="eager",
+            attn_implementation=attention,
             use_safetensors="safetensors" in snapshot.weights,
             weights_only=True,
             local_files_only=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cpuc.compiler import media_samples
+from cpuc.compiler.calibration_texts import TEXTS
 
 _LIGHTHOUSE = (
     "The lighthouse on the northern cape was lit for the first time in October 1871. Its lamp burned rapeseed oil until "
@@ -68,6 +69,41 @@ def masked(mask: str) -> list[dict[str, Any]]:
     """Texts with a mask token, written `mask`, in place of a word."""
     blanks = ((_BAKERY, "bread"), (_LIGHTHOUSE, "oil"), (_CAFE, "serves"), (_BRIDGE, "bridge"), (_GLACIER, "snow"))
     return [{"text": text.replace(word, mask, 1)} for text, word in blanks]
+
+
+def more_questions() -> list[dict[str, Any]]:
+    """Records for question answering to calibrate with, each text twice: alone, and in a long window with its neighbours."""
+    alone = [{"question": question, "context": text} for question, text in TEXTS]
+    long = [
+        {"question": question, "context": " ".join(text for _, text in TEXTS[i : i + 3])}
+        for i, (question, _) in enumerate(TEXTS)
+    ]
+    return questions() + alone + long
+
+
+def more_texts() -> list[dict[str, Any]]:
+    """Plain texts to calibrate with."""
+    return texts() + [{"text": text} for pair in TEXTS for text in pair]
+
+
+def more_candidates() -> list[dict[str, Any]]:
+    """Records for zero-shot classification to calibrate with."""
+    return [{**record, "candidate_labels": ["science", "sport", "law"]} for record in more_texts()]
+
+
+def more_choices() -> list[dict[str, Any]]:
+    """Records for multiple choice to calibrate with."""
+    return choices() + [{"text": text, "choices": [question, _BAKERY]} for question, text in TEXTS]
+
+
+def more_masked(mask: str) -> list[dict[str, Any]]:
+    """Texts to calibrate with, `mask` in place of the word in the middle."""
+    records = masked(mask)
+    for _, text in TEXTS:
+        words = text.split(" ")
+        words[len(words) // 2] = mask
+        records.append({"text": " ".join(words)})
+    return records
 
 
 def images() -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ class CompilerTask:
         outputs: attributes of the model's output, with the name of each free axis by position; those that a model does
             not give are left out, except the first.
         records: sample records in the form that the runtime's task takes, from the manifest's ``preprocessing``.
+        calibration: the same, more of them, to choose scales of int8 by; None takes `records`.
         modality: what the task is about: text, image or audio.
         adapt: wraps the model before it is captured, given its source and folder; None takes it as it is.
         facts: what decoding needs to know of the model, for the manifest's ``preprocessing``.
@@ -39,6 +40,12 @@ class CompilerTask:
     modality: str = "text"
     adapt: Callable[[Any, Source, Path], Any] | None = None
     facts: Callable[[Any], dict[str, Any]] = lambda _: {}
+    calibration: Callable[[dict[str, Any]], list[Any]] | None = None
+
+    @property
+    def logits(self) -> bool:
+        """Whether the outputs are logits."""
+        return all(name.endswith("logits") for name in self.outputs)
 
 
 def _labels(config: Any) -> dict[str, Any]:
@@ -82,12 +89,14 @@ TASKS = {
         heads=("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
         outputs={"start_logits": TOKENS, "end_logits": TOKENS},
         records=lambda _: samples.questions(),
+        calibration=lambda _: samples.more_questions(),
     ),
     "text-classification": CompilerTask(
         auto_class="AutoModelForSequenceClassification",
         heads=("ForSequenceClassification",),
         outputs={"logits": BATCH},
         records=lambda _: samples.texts(),
+        calibration=lambda _: samples.more_texts(),
         facts=_scores,
     ),
     "zero-shot-classification": CompilerTask(
@@ -95,6 +104,7 @@ TASKS = {
         heads=(),
         outputs={"logits": BATCH},
         records=lambda _: samples.candidates(),
+        calibration=lambda _: samples.more_candidates(),
         facts=_entailment,
     ),
     "token-classification": CompilerTask(
@@ -102,6 +112,7 @@ TASKS = {
         heads=("ForTokenClassification",),
         outputs={"logits": TOKENS},
         records=lambda _: samples.texts(),
+        calibration=lambda _: samples.more_texts(),
         facts=_labels,
     ),
     "fill-mask": CompilerTask(
@@ -109,12 +120,14 @@ TASKS = {
         heads=("ForMaskedLM", "WithLMHeadModel"),
         outputs={"logits": TOKENS},
         records=lambda facts: samples.masked(facts["mask_token"]),
+        calibration=lambda facts: samples.more_masked(facts["mask_token"]),
     ),
     "multiple-choice": CompilerTask(
         auto_class="AutoModelForMultipleChoice",
         heads=("ForMultipleChoice",),
         outputs={"logits": BATCH},
         records=lambda _: samples.choices(),
+        calibration=lambda _: samples.more_choices(),
         adapt=adapters.one_choice,
     ),
     "sentence-embeddings": CompilerTask(
@@ -122,6 +135,7 @@ TASKS = {
         heads=(),
         outputs={"embedding": BATCH},
         records=lambda _: samples.texts(),
+        calibration=lambda _: samples.more_texts(),
         adapt=adapters.embedding,
     ),
     "feature-extraction": CompilerTask(
@@ -129,6 +143,7 @@ TASKS = {
         heads=("Model",),
         outputs={"last_hidden_state": TOKENS},
         records=lambda _: samples.texts(),
+        calibration=lambda _: samples.more_texts(),
     ),
     "image-classification": CompilerTask(
         auto_class="AutoModelForImageClassification",

@@ -147,14 +147,14 @@ def _answers(task: Task, sample: Sample, outputs: Sequence[Arrays]) -> list[Any]
     for record, owned in zip(sample.records, sample.owned, strict=True):
         single = [{name: array[0] for name, array in alone[row].items()} for row in owned]
         answer = task.decode(record, [sample.rows[row] for row in owned], single, sample.options)
-        answers.append(_without_scores(answer.to_json()))
+        answers.append(without_scores(answer.to_json()))
     return answers
 
 
-def _without_scores(value: Any) -> Any:
+def without_scores(value: Any) -> Any:
     """JSON without its numbers that are not whole: scores and vectors, which the differences speak of."""
     if isinstance(value, dict):
-        return {key: _without_scores(item) for key, item in value.items()}
+        return {key: without_scores(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_scores(item) for item in value if not isinstance(item, float)]
+        return [without_scores(item) for item in value if not isinstance(item, float)]
     return None if isinstance(value, float) else value

@@ -112,16 +112,22 @@ def check_versions(bundle: Bundle) -> None:
             )
 
 
-def check_cpu(bundle: Bundle) -> None:
-    """Raise BundleError if this CPU lacks instructions that the artifact needs."""
+def cpu_offers(isa: str) -> bool:
+    """Whether this CPU has a capability, as ``torch.backends.cpu.get_cpu_capability`` names them."""
     import torch
 
-    needed, here = bundle.manifest.build.isa, torch.backends.cpu.get_cpu_capability()
+    here = torch.backends.cpu.get_cpu_capability()
+    return here in CAPABILITIES and CAPABILITIES.index(here) >= CAPABILITIES.index(isa)
+
+
+def check_cpu(bundle: Bundle) -> None:
+    """Raise BundleError if this CPU lacks instructions that the artifact needs."""
+    needed = bundle.manifest.build.isa
     if needed not in CAPABILITIES:
         raise BundleError(f"{bundle.path}: needs CPU capability {needed!r}, which this cpuc does not know: update cpuc")
-    if here not in CAPABILITIES or CAPABILITIES.index(here) < CAPABILITIES.index(needed):
+    if not cpu_offers(needed):
         raise BundleError(
-            f"{bundle.path}: needs a CPU with {needed}, this one offers {here}: "
+            f"{bundle.path}: needs a CPU with {needed}, which this one lacks: "
             f"compile with another --precision, or run on another machine"
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cpuc.runtime.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # A manifest is a few kilobytes; a reader must not be made to parse more than this.
 MAX_BYTES = 4 * 1024 * 1024
 # Names that torch and numpy share.
@@ -57,10 +57,40 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class KeptLayer:
+    """A linear layer that is not computed in int8.
+
+    ``error`` is that of the outputs (root mean square, relative to their size) if this layer alone is.
+    """
+
+    name: str
+    dtype: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How linear layers were brought to int8.
+
+    ``scheme`` is "static" (activations by a calibration sample) or "dynamic" (while running, row by row); ``rest`` the dtype of
+    attention and of the layers in ``kept``; ``sample`` "built-in" or "given"; ``records`` how many it had; ``layers`` how many
+    linear layers are in int8.
+    """
+
+    scheme: str
+    rest: str
+    sample: str
+    records: int
+    layers: int
+    kept: list[KeptLayer]
+
+
+@dataclass(frozen=True)
 class Build:
     """How the artifact was made and what a machine needs to run it.
 
-    ``isa`` is the lowest CPU capability, as ``torch.backends.cpu.get_cpu_capability`` names it.
+    ``isa`` is the lowest CPU capability, as ``torch.backends.cpu.get_cpu_capability`` names it; ``quantization`` is null where
+    nothing is computed in int8.
     """
 
     precision: str
@@ -70,6 +100,7 @@ class Build:
     isa: str
     fused: dict[str, int]
     unfused: dict[str, int]
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +141,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """The canonical text: keys in schema order, two spaces, one final newline."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What its JSON says."""
+        return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(text: str | bytes) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,10 +19,19 @@ WARM_UP = {"sequence": (384, 128, 16), "samples": (80_000,)}
 Progress = Callable[[int], None]
 
 
+class Runner(Protocol):
+    """What a model needs of its engine."""
+
+    manifest: Manifest
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The graph's outputs by name for arrays of the manifest's signature."""
+
+
 class Model:
     """What `load` returns. Calling it answers records; `raw` runs named arrays."""
 
-    def __init__(self, engine: Engine, task: Task) -> None:
+    def __init__(self, engine: Runner, task: Task) -> None:
         self.manifest: Manifest = engine.manifest
         self._engine = engine
         self._task = task
@@ -57,6 +66,12 @@ class Model:
         size = self._task.chunk_records
         for start in range(0, len(records), size):
             yield from self._answer_chunk(records[start : start + size], checked, progress)
+
+    def encoded(self, inputs: Iterable[Any], names: Iterable[str], options: Mapping[str, Any]) -> Iterator[list[Row]]:
+        """The rows that answer each record, which the model is not run on; raises what `answers` raises of them."""
+        checked = self._task.options(options)
+        for value, name in zip(inputs, names, strict=True):
+            yield self._task.encode(self._task.parse(value, name), checked)
 
     def _answer_chunk(self, records: list[Any], options: Any, progress: Progress | None) -> list[Any]:
         encoded = [self._task.encode(record, options) for record in records]

@@ -11,6 +11,9 @@ from typing import Any
 
 from cpuc.runtime.errors import InputError
 
+# What a question of SQuAD may have besides its text.
+SQUAD_FIELDS = ("id", "answers", "is_impossible")
+
 
 class Form(Enum):
     """The shape of the input, which the output repeats."""
@@ -39,10 +42,7 @@ def parse_records(data: bytes, source: str) -> Records:
     Raises:
         InputError: the data is not UTF-8 or not JSON; the message gives line and column.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source}: not UTF-8 at byte {error.start}: save the file as UTF-8") from None
+    text = decode_text(data, source)
     if not text.strip():
         raise InputError(f"{source}: is empty; expected JSON")
     if source.endswith((".jsonl", ".ndjson")):
@@ -63,6 +63,14 @@ def parse_records(data: bytes, source: str) -> Records:
     if isinstance(value, list):
         return Records(Form.LIST, value, [f"record {i + 1}" for i in range(len(value))])
     return Records(Form.RECORD, [value], ["the record"])
+
+
+def decode_text(data: bytes, source: str) -> str:
+    """The text of `data`, which may begin with a byte order mark. Raises InputError if it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: not UTF-8 at byte {error.start}: save the file as UTF-8") from None
 
 
 def _parse_lines(text: str, source: str) -> Records:
@@ -103,7 +111,7 @@ def _is_json(text: str) -> bool:
 
 
 def _flatten_squad(value: dict[str, Any], source: str) -> list[Any]:
-    """Questions of SQuAD 1.1 or 2.0 (Rajpurkar et al., 2016 and 2018) as records with their ids."""
+    """Questions of SQuAD 1.1 or 2.0 (Rajpurkar et al., 2016 and 2018) as records with their ids and labels."""
     records = []
     place = "data"
     try:
@@ -112,7 +120,7 @@ def _flatten_squad(value: dict[str, Any], source: str) -> list[Any]:
                 place = f"data[{i}].paragraphs[{j}]"
                 for question in paragraph["qas"]:
                     record = {"question": question["question"], "context": paragraph["context"]}
-                    records.append({"id": question["id"], **record} if "id" in question else record)
+                    records.append(record | {name: question[name] for name in SQUAD_FIELDS if name in question})
     except KeyError as error:
         raise InputError(f"{source}: {place}: field {error.args[0]!r} is missing (read as SQuAD's JSON)") from None
     except TypeError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cpuc.runtime.manifest import Manifest, TensorSpec
+from cpuc.runtime.manifest import Manifest, Quantization, TensorSpec
 
 
 def describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -26,10 +26,12 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, s
     built = [
         ("precision", build.precision),
         ("fuser", f"{build.fuser} {build.ipex}, torch {build.torch}"),
-        ("needs", build.isa),
+        ("needs", build.isa + (", fast with AVX512_BF16" if build.isa == "AVX512" else "")),
         ("fused", counts(build.fused)),
         ("unfused", counts(build.unfused)),
     ]
+    if build.quantization:
+        built += [("int8", quantization(build.quantization)), ("not int8", kept(build.quantization))]
     integrity = [("sha-256", f"{len(manifest.members)} members; checked when the bundle is loaded")]
     return [
         ("what it is", what),
@@ -40,6 +42,32 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, s
         ("proof", [("", proof(manifest))]),
         ("integrity", integrity),
     ]
+
+
+def compiled(manifest: Manifest, name: str, size: int) -> list[str]:
+    """What was compiled, in a few lines; `name` and `size` are the bundle's."""
+    build = manifest.build
+    lines = [
+        f"{name}: {manifest.task}, {manifest.architecture}, {build.precision}, {megabytes(size)}",
+        f"fused: {counts(build.fused)}",
+    ]
+    if build.unfused:
+        lines.append(f"unfused: {counts(build.unfused)}")
+    if build.quantization:
+        lines.append(f"int8: {quantization(build.quantization)}")
+    return [*lines, f"verified: {proof(manifest)}"]
+
+
+def quantization(facts: Quantization) -> str:
+    """How many layers are in int8, in one line."""
+    by = f"calibrated on {facts.records} {facts.sample} records" if facts.scheme == "static" else "scaled while running"
+    total = facts.layers + len(facts.kept)
+    return f"{facts.layers} of {total} linear layers, activations {by}; attention and the rest in {facts.rest}"
+
+
+def kept(facts: Quantization) -> str:
+    """The layers that are not, with the error that each would make."""
+    return ", ".join(f"{layer.name} ({100 * layer.error:.2g} %)" for layer in facts.kept) or "nothing"
 
 
 def _tensor(spec: TensorSpec) -> str:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,6 +15,11 @@ from hub import Hub
 from sources import NAME, TINY, Publish, User, new_user, write
 
 import cpuc
+from cpuc.compiler.precision import PRECISIONS
+from cpuc.runtime.engine import cpu_offers
+
+if TYPE_CHECKING:
+    from evaluation import Models, Write
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -26,6 +31,11 @@ def needs_avx512() -> None:
     """Skip a test that runs bf16 where the CPU cannot."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("bf16 needs AVX-512")
+
+
+def here(precision: str) -> str:
+    """`precision`, or the form of an int8 one that this CPU runs."""
+    return f"{precision}-fp32" if precision.startswith("int8") and not cpu_offers(PRECISIONS[precision].isa) else precision
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +91,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data folder is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Small random models by name, to evaluate."""
+    from evaluation import model_maker  # imports transformers, which few tests need
+
+    return model_maker(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def write_data(tmp_path: Path) -> Write:
+    """Writes labelled data to a file."""
+    from evaluation import data_writer
+
+    return data_writer(tmp_path)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def compiled(kind: str, model: Any, names: list[str], outputs: list[str]) -> Fus
 
 def reloaded(graph: FusedGraph) -> Any:
     file = io.BytesIO()
-    torch.jit.save(graph.function, file)
+    torch.jit.save(graph.program, file)
     file.seek(0)
     return torch.jit.load(file)
 

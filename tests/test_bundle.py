@@ -165,8 +165,8 @@ def test_a_member_that_is_there_twice_is_refused(fp32: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=2), "format version 2, this cpuc reads version 1: update cpuc"),
-        (lambda m: m.update(format_version=0), "compile the model again"),
+        (lambda m: m.update(format_version=3), "format version 3, this cpuc reads version 2: update cpuc"),
+        (lambda m: m.update(format_version=1), "compile the model again"),
         (lambda m: m.pop("format_version"), "has no format_version"),
         (lambda m: m["build"].update(torch="2.9.1"), "compiled with torch 2.9.1, but .* pip install torch==2.9.1"),
         (lambda m: m["build"].update(ipex="2.7.0"), "compiled with intel-extension-for-pytorch 2.7.0"),
@@ -199,10 +199,11 @@ def test_a_manifest_of_another_kind_is_refused(
         cpuc.load(rewrite(fp32, tmp_path / "other.pt", change))
 
 
-def test_a_cpu_that_lacks_instructions_is_refused(bf16: Path, cli: Any) -> None:
-    done = cli("run", bf16, "-i", "-", stdin='{"question": "Who?", "context": "Ada."}', ATEN_CPU_CAPABILITY="avx2")
+def test_a_cpu_that_lacks_instructions_is_refused(fp32: Path, tmp_path: Path, cli: Any) -> None:
+    demanding = rewrite(fp32, tmp_path / "other.pt", lambda m: m["build"].update(isa="AVX512"))
+    done = cli("run", demanding, "-i", "-", stdin='{"question": "Who?", "context": "Ada."}', ATEN_CPU_CAPABILITY="avx2")
     assert done.returncode == 1
-    assert "needs a CPU with AVX512, this one offers AVX2" in done.stderr
+    assert "needs a CPU with AVX512, which this one lacks" in done.stderr
 
 
 def test_fp32_runs_on_a_cpu_with_fewer_instructions(fp32: Path, cli: Any, model: cpuc.Model) -> None:

@@ -40,13 +40,13 @@ def fused(case: Case, dtype: torch.dtype = torch.float32) -> tuple[FusedGraph, C
 
 def run(graph: FusedGraph, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
     with torch.inference_mode(), torch.jit.optimized_execution(False):
-        results = graph.function(*to_tensors(inputs, list(inputs)))
+        results = graph.program(*to_tensors(inputs, list(inputs)))
     return {name: tensor.numpy() for name, tensor in zip(outputs, results, strict=True)}
 
 
 def packed(graph: FusedGraph, context: str) -> int:
     """Layers whose packed weight some operator takes."""
-    inputs = (value for node in graph.function.graph.nodes() for value in node.inputs())
+    inputs = (value for node in graph.program.graph.nodes() for value in node.inputs())
     return sum(str(value.type()).endswith(context) for value in inputs)
 
 
@@ -92,7 +92,7 @@ def test_fused_graphs_load_silently_in_a_fresh_process_and_give_the_same(tmp_pat
     for name in FRESH:
         case = CASES[name]
         graph, _ = fused(case)
-        torch.jit.save(graph.function, str(tmp_path / f"{name}.pt"))
+        torch.jit.save(graph.program, str(tmp_path / f"{name}.pt"))
         batches = [case.inputs(*shape) for shape in case.unseen]
         expected[name] = [run(graph, batch, case.outputs) for batch in batches]
         arrays = {f"{i}/{j}": array for i, batch in enumerate(batches) for j, array in enumerate(batch.values())}

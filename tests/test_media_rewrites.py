@@ -285,7 +285,7 @@ def saved_and_loaded(model: nn.Module, x: torch.Tensor) -> Any:
     example = {"x": x.numpy()}
     graph = fuse(capture(Named(model).eval(), ["x"], ["y"], example), ["x"], example)
     buffer = io.BytesIO()
-    torch.jit.save(graph.function, buffer)
+    torch.jit.save(graph.program, buffer)
     buffer.seek(0)
     return torch.jit.load(buffer)
 

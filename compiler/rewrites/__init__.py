@@ -6,6 +6,7 @@ Both sides are TorchScript IR.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from cpuc.compiler.rewrites.attention import ATTENTION
 from cpuc.compiler.rewrites.convolution import BOTTLENECKS, CONVOLUTION
 from cpuc.compiler.rewrites.einsum import EINSUM
 from cpuc.compiler.rewrites.elementwise import ELEMENTWISE
-from cpuc.compiler.rewrites.linear import LINEAR
+from cpuc.compiler.rewrites.linear import LINEAR, PACKING
 from cpuc.compiler.rewrites.matching import replace
 from cpuc.compiler.rewrites.product import PRODUCT
 from cpuc.compiler.rewrites.rewrite import Graph, Rewrite
@@ -29,17 +30,24 @@ REWRITES: tuple[Rewrite, ...] = (
     *CONVOLUTION,
     *LINEAR,
     *ELEMENTWISE,
+    *PACKING,
 )
 AFTER_FUSION: tuple[Rewrite, ...] = BOTTLENECKS
 
 
-def apply(graph: Graph) -> None:
-    """Apply the table to the frozen `graph` in place, each entry wherever it matches."""
+def apply(graph: Graph, before_packing: Callable[[Graph], None] | None = None) -> None:
+    """Apply the table to the frozen `graph` in place, each entry wherever it matches.
+
+    `before_packing` is called with the graph when linear layers are plain operators for the last time.
+    """
     passes: Any = torch._C  # whose annotations lack some
     # What only constants decide, such as a table of position biases, becomes one; an operation in place would bar that.
     passes._jit_pass_remove_mutation(graph)
     passes._jit_pass_constant_propagation(graph)
     for rewrite in REWRITES:
+        if before_packing is not None and rewrite in PACKING:
+            passes._jit_pass_constant_propagation(graph)
+            before_packing(graph)
         # An entry may be what allows the next in-place operator to go.
         passes._jit_pass_remove_mutation(graph)
         replace(rewrite, graph)

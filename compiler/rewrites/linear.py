@@ -110,6 +110,9 @@ LINEAR = (
             return (%y)""",
         _shifted,
     ),
+)
+
+PACKING = (
     # IPEX leaves float32 linear layers to MKL unless its Python front end is asked to replace the modules. Packing
     # them here for oneDNN does the same to the graph, for every precision, and lets its passes fuse what follows.
     #

@@ -50,12 +50,13 @@ class Task(Protocol):
     """What the model runner needs of a task. `options` is an instance of the task's own `Options`.
 
     `batch_budget` bounds the sum of lengths in a batch, padding included, `chunk_records` how many records are held
-    encoded at a time; `padding_side` is "left" or "right".
+    encoded at a time; `padding_side` is "left" or "right"; `outputs` are those of the model that decoding reads.
     """
 
     batch_budget: int
     chunk_records: int
     padding_side: str
+    outputs: tuple[str, ...]
 
     def warm_up(self) -> Row:
         """A row that the model can run, to prepare a loaded artifact with."""
@@ -91,6 +92,8 @@ def load_task(manifest: Manifest, read: Callable[[str], bytes]) -> Task:
     Raises BundleError if this version does not know the task, or the manifest lacks what the task needs.
     """
     task: Task = task_module(manifest.task).load(manifest, read)
+    if not set(task.outputs) <= {spec.name for spec in manifest.outputs}:
+        raise BundleError(f"manifest.json: the outputs are not those of {manifest.task.replace('-', ' ')}")
     return task
 
 
@@ -113,11 +116,39 @@ def build_options(kind: type, given: Mapping[str, Any], task: str) -> Any:
     return kind(**{name: value for name, value in given.items() if value is not None})
 
 
+@dataclass(frozen=True)
+class ListedOption:
+    """An option of one or several tasks, for a command line; `help` says whose it is."""
+
+    name: str
+    kind: type
+    choices: tuple[str, ...]
+    help: str
+
+
+def list_options(wanted: Callable[[str, str], bool]) -> list[ListedOption]:
+    """The options of every task, each once, of which `wanted` is true, given the task's and the option's name."""
+    found: dict[str, tuple[dataclasses.Field[Any], list[str]]] = {}
+    for task in names():
+        for field in dataclasses.fields(task_module(task).Options):
+            if wanted(task, field.name):
+                found.setdefault(field.name, (field, []))[1].append(task)
+    options = []
+    for name, (field, users) in sorted(found.items()):
+        kind = {"int": int, "str": str, "bool": bool}[str(field.type).split(" | ")[0]]
+        who = ", ".join(users) if len(users) < 4 else f"{len(users)} tasks"
+        shown = kind is not bool and field.default is not None and len(users) == 1
+        default = f"  [default: {field.default}]" if shown else ""
+        options.append(ListedOption(name, kind, field.metadata["choices"], f"{field.metadata['help']}{default}  ({who})"))
+    return options
+
+
 class BaseTask:
     """What every task's class is built on: its name, and options that their dataclass describes."""
 
     name: str
     options_type: type
+    outputs: tuple[str, ...] = ("logits",)
 
     def options(self, given: Mapping[str, Any]) -> Any:
         """Validated options from keyword arguments."""

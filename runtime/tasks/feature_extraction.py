@@ -33,6 +33,7 @@ class FeatureExtraction(TextTask):
 
     name = "feature-extraction"
     options_type = Options
+    outputs = ("last_hidden_state",)
 
     def decode(
         self,

@@ -36,6 +36,7 @@ class ImageFeatureExtraction(ImageTask):
 
     name = "image-feature-extraction"
     options_type = Options
+    outputs = ("last_hidden_state",)
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)

@@ -95,6 +95,7 @@ class QuestionAnswering(TextTask):
 
     name = "question-answering"
     options_type = Options
+    outputs = ("start_logits", "end_logits")
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         super().__init__(manifest, tokenizer_json)
@@ -103,8 +104,6 @@ class QuestionAnswering(TextTask):
         self._cls_id: int | None = manifest.preprocessing.get("cls_token_id")
         if type(self._cls_id) not in (int, type(None)):
             raise BundleError("manifest.json.preprocessing: cls_token_id is wrong")
-        if not {"start_logits", "end_logits"} <= {spec.name for spec in manifest.outputs}:
-            raise BundleError("manifest.json: the outputs are not those of question answering")
 
     def options(self, given: Mapping[str, Any]) -> Options:
         options: Options = super().options(given)

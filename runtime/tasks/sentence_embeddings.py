@@ -36,6 +36,7 @@ class SentenceEmbeddings(TextTask):
 
     name = "sentence-embeddings"
     options_type = Options
+    outputs = ("embedding",)
 
     def __init__(self, manifest: Manifest, tokenizer_json: bytes) -> None:
         super().__init__(manifest, tokenizer_json)

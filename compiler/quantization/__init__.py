@@ -1,0 +1,21 @@
+"""Quantisation: linear layers of a captured graph are computed in int8, as many as an error budget allows.
+
+Weights are symmetric with one scale per output channel. Activations are asymmetric uint8 with one calibrated scale per
+tensor (static), or symmetric int8 with one scale per token, found while running (dynamic). Everything else stays in
+floating point.
+
+    observe      run the calibration sample, keep rows of each layer's input
+    solve        scales, clipping and smoothing (SmoothQuant) that lose least, layer by layer
+    select       which layers stay in floating point, so that the outputs' error holds the budget
+    lower        the graph's placeholders become oneDNN's int8 operators
+    package      weights are packed by oneDNN when the artifact is loaded
+"""
+
+from __future__ import annotations
+
+from cpuc.compiler.quantization.layers import calling
+from cpuc.compiler.quantization.lower import lower
+from cpuc.compiler.quantization.package import package
+from cpuc.compiler.quantization.quantize import Quantized, quantize
+
+__all__ = ["Quantized", "calling", "lower", "package", "quantize"]

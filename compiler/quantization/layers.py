@@ -1,0 +1,190 @@
+"""The linear layers of a graph, each behind a placeholder whose computation can be changed while the graph stays.
+
+The placeholder is an operator of our own, known to this process only: observing, simulating and fusing all run the same
+graph. IPEX's passes do not know it and leave it alone; had they met `aten::quantize_per_tensor`, they would have handed the
+graph to oneDNN Graph, whose partitions cannot be saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from cpuc.compiler.rewrites.matching import constant_tensor, is_constant
+from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+
+PLACEHOLDER = "cpuc::linear"
+# What oneDNN's operator for layers in int8 does in the same pass.
+ACTIVATIONS = ("aten::gelu", "aten::relu")
+Compute = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(eq=False)
+class Layer:
+    """A linear layer: `weight` [out, in] and `bias` [out] are float32.
+
+    Attributes:
+        compute: what the placeholder does; by default the layer itself.
+    """
+
+    name: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    compute: Compute = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.compute = self.exact
+
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer in float32: x [..., in] → [..., out]."""
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(eq=False)
+class Group:
+    """Layers that read the same tensor, which is therefore quantised once.
+
+    `activated`: that tensor is what another layer and its activation give, so that it may come in int8 from there.
+    """
+
+    activated: bool
+    layers: list[Layer] = field(default_factory=list)
+
+
+_numbers = itertools.count()
+_layers: weakref.WeakValueDictionary[int, Layer] = weakref.WeakValueDictionary()
+_library = torch.library.Library("cpuc", "DEF")
+_library.define("linear(Tensor x, int layer) -> Tensor")
+_raised = threading.local()
+
+
+def _run_layer(x: torch.Tensor, number: int) -> torch.Tensor:
+    try:
+        return _layers[number].compute(x)
+    except BaseException as error:
+        _raised.error = error
+        raise
+
+
+_library.impl("linear", _run_layer, "CompositeExplicitAutograd")
+
+
+@contextlib.contextmanager
+def calling() -> Iterator[None]:
+    """Around every call of a graph with placeholders: what a layer raised, Ctrl-C too, comes out as what it was.
+
+    The interpreter turns all of it into RuntimeError.
+    """
+    _raised.error = None
+    try:
+        yield
+    except RuntimeError:
+        if _raised.error is not None:
+            raise _raised.error from None
+        raise
+    finally:
+        _raised.error = None
+
+
+class Network:
+    """A graph whose linear layers are placeholders.
+
+    Args:
+        graph: of a frozen module; changed in place. Its first input is the module.
+        weights: the model's own tensors by name, from which layers take theirs.
+    """
+
+    def __init__(self, graph: Graph, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        self.graph = graph
+        self.groups: list[Group] = []
+        self._numbers: dict[int, Layer] = {}
+        named = {key: name for name, tensor in weights if tensor.dim() == 2 for key in _keys(tensor)}
+        groups: dict[int, Group] = {}
+        for node in graph.findAllNodes("aten::linear"):
+            if not _is_layer(node):
+                continue
+            layer = self._replace(node, named)
+            shared = next(iter(node.inputs())).unique()
+            if shared not in groups:
+                groups[shared] = Group(node.inputsAt(0).node().kind() in ACTIVATIONS)
+                self.groups.append(groups[shared])
+            groups[shared].layers.append(layer)
+            node.destroy()
+
+    def _replace(self, node: Node, named: dict[tuple[Any, ...], str]) -> Layer:
+        weight, bias = constant_tensor(node, 1), constant_tensor(node, 2)
+        assert weight is not None
+        number = next(_numbers)
+        name = named.get(_key(weight), f"linear {len(self._numbers) + 1}")
+        layer = Layer(name, weight.float(), None if bias is None else bias.float())
+        self._numbers[number] = _layers[number] = layer
+        with self.graph.insert_point_guard(node):
+            index = self.graph.insertConstant(number)
+            new = self.graph.insertNode(self.graph.create(PLACEHOLDER, [node.inputsAt(0), index], 1))
+        node.output().replaceAllUsesWith(new.output())
+        return layer
+
+    def layer_of(self, node: Node) -> Layer:
+        """The layer that a placeholder of this graph, or of one made from it, stands for."""
+        return self._numbers[node.inputsAt(1).toIValue()]
+
+    def function(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The graph as it is now, callable with its inputs."""
+        graph = self.graph.copy()
+        graph.eraseInput(0)
+        function: Callable[..., tuple[torch.Tensor, ...]] = torch._C._create_function_from_graph("network", graph)
+        return function
+
+    def restore(self, layers: Sequence[Layer], dtype: torch.dtype) -> None:
+        """Make `layers` linear layers again, computed in `dtype`."""
+        for node in self.graph.findAllNodes(PLACEHOLDER):
+            layer = self.layer_of(node)
+            if layer not in layers:
+                continue
+            with self.graph.insert_point_guard(node):
+                x = cast(self.graph, node.inputsAt(0), dtype)
+                bias = None if layer.bias is None else layer.bias.to(dtype)
+                weights = [self.graph.insertConstant(each) for each in (layer.weight.to(dtype), bias)]
+                y = self.graph.insertNode(self.graph.create("aten::linear", [x, *weights], 1)).output()
+                y = cast(self.graph, y, torch.float32, known=dtype)
+            node.output().replaceAllUsesWith(y)
+            node.destroy()
+
+
+_NUMBERS = {torch.float32: 6, torch.bfloat16: 15}
+
+
+def cast(graph: Graph, value: Value, dtype: torch.dtype, known: torch.dtype = torch.float32) -> Value:
+    """`value`, whose dtype is `known`, as `dtype`."""
+    if dtype == known:
+        return value
+    rest = [graph.insertConstant(each) for each in (_NUMBERS[dtype], False, False, None)]
+    return graph.insertNode(graph.create("aten::to", [value, *rest], 1)).output()
+
+
+def readers(value: Value) -> list[Node]:
+    """The nodes that read the content of `value`, not only its size."""
+    return [use.user for use in value.uses() if use.user.kind() != "aten::size"]
+
+
+def _is_layer(node: Node) -> bool:
+    weight = constant_tensor(node, 1)
+    whole = weight is not None and weight.dim() == 2 and weight.dtype == torch.float32
+    return whole and is_constant(node.inputsAt(2)) and not is_constant(node.inputsAt(0))
+
+
+def _key(weight: torch.Tensor) -> tuple[Any, ...]:
+    """What tells a weight from others: its shape, and its first values."""
+    return (*weight.shape, *weight.flatten()[:8].tolist())
+
+
+def _keys(weight: torch.Tensor) -> list[tuple[Any, ...]]:
+    """The same of a weight as it may stand in a graph: as it is, or transposed."""
+    return [_key(weight), _key(weight.t())]

@@ -1,0 +1,136 @@
+"""Lowering: placeholders of layers in int8 become oneDNN's operators, as torch's compiler for x86 uses them.
+
+`onednn::qlinear_pointwise` multiplies plain uint8 or int8 tensors with packed int8 weights, and does in the same pass what
+follows: scales, bias, GELU, rounding to the next layer's uint8, or a result in bfloat16. It works on every CPU: with AMX or
+VNNI where they are, with 16-bit products where they are not.
+
+    x ─ linear ─ gelu ─ linear ─ …   →   x ─ quantize ─ qlinear(gelu → uint8) ─ qlinear(→ float32) ─ …
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from cpuc.compiler.quantization.layers import ACTIVATIONS, PLACEHOLDER, Layer, readers
+from cpuc.compiler.quantization.quantize import Quantized
+from cpuc.compiler.quantization.rounding import LEVELS
+from cpuc.compiler.quantization.solve import Solution
+from cpuc.compiler.rewrites.matching import equals
+from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+
+_FLOAT32, _BFLOAT16, _UINT8, _QUINT8 = 6, 15, 0, 13  # dtypes as graphs write them
+# Zero, where rows are scaled while running: uint8 again, since int8 would have to be shifted in each call without AMX (at 16
+# tokens it took twice as long).
+_MIDDLE = 128
+
+
+def lower(graph: Graph, quantized: Quantized) -> list[torch.Tensor]:
+    """After fusion: replace every placeholder of `graph` in place.
+
+    The graph gets one more input, a list of packed weights. Returns these weights, int8 [out, in], in the list's order.
+    """
+    lowering = _Lowering(graph, quantized)
+    for node in graph.findAllNodes(PLACEHOLDER):
+        lowering.replace(node)
+    torch._C._jit_pass_dce(graph)
+    return lowering.weights
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, quantized: Quantized) -> None:
+        self.graph = graph
+        self.quantized = quantized
+        self.weights: list[torch.Tensor] = []
+        self.packed = graph.addInput("packed")
+        self.packed.setType(torch._C.ListType.ofTensors())
+        # What layers read, in int8, and the scales of its rows where they are found while running.
+        self.inputs: dict[Solution, tuple[Value, Value | None]] = {}
+
+    def replace(self, node: Node) -> None:
+        layer = self.quantized.network.layer_of(node)
+        solution = self.quantized.solutions[layer]
+        with self.graph.insert_point_guard(node):
+            if solution not in self.inputs:
+                self.inputs[solution] = self._quantize(node.inputsAt(0), solution)
+            x, scales = self.inputs[solution]
+            if scales is None:
+                self._static(node, layer, x, solution)
+            else:
+                self._dynamic(node, layer, x, scales, solution)
+
+    def _quantize(self, x: Value, solution: Solution) -> tuple[Value, Value | None]:
+        if solution.smoothing is not None:
+            x = self._make("aten::mul", x, solution.smoothing)
+        if solution.scale is not None:
+            levels = self._make("aten::quantize_per_tensor", x, solution.scale, solution.zero_point, _QUINT8)
+            return self._make("aten::int_repr", levels), None
+        # Two passes that use vectors; the infinity norm does not.
+        highest, lowest = (self._make(kind, x, [-1], True) for kind in ("aten::amax", "aten::amin"))
+        peaks = self._make("aten::maximum", highest, self._make("aten::neg", lowest))
+        scales = self._make("aten::mul", self._make("aten::clamp_min", peaks, 1e-12), 1 / LEVELS)
+        levels = self._make("aten::quantize_per_tensor", self._make("aten::div", x, scales), 1.0, _MIDDLE, _QUINT8)
+        return self._make("aten::int_repr", levels), scales
+
+    def _static(self, node: Node, layer: Layer, x: Value, solution: Solution) -> None:
+        """The layer and what follows it, as far as the operator does that too."""
+        last, activation = node, ("none", "none")
+        found = readers(node.output())
+        if len(found) == 1 and found[0].kind() in ACTIVATIONS:
+            (last,) = found
+            name = last.kind().removeprefix("aten::")
+            activation = (name, last.inputsAt(1).toIValue() if name == "gelu" else "none")
+        follower, narrow = self._only_reader(last.output())
+        if follower is not None:
+            y = self._linear(layer, x, solution, (follower.scale, follower.zero_point, _UINT8), activation)
+            self.inputs[follower] = (y, None)
+        else:
+            y = self._linear(layer, x, solution, (1.0, 0, _FLOAT32 if narrow is None else _BFLOAT16), activation)
+        # Of what is left to read the others, all but the size is in `y`.
+        for each in (node, last, narrow):
+            if each is not None:
+                each.output().replaceAllUsesWith(y)
+
+    def _only_reader(self, value: Value) -> tuple[Solution | None, Node | None]:
+        """How the layers that alone read `value` take it in int8, or the cast to bfloat16 that alone reads it."""
+        found = readers(value)
+        if found and all(each.kind() == PLACEHOLDER for each in found):
+            solutions = [self.quantized.solutions[self.quantized.network.layer_of(each)] for each in found]
+            if all(each is solutions[0] for each in solutions) and solutions[0].smoothing is None:
+                return solutions[0], None
+        if len(found) == 1 and found[0].kind() == "aten::to" and equals(found[0].inputsAt(1), _BFLOAT16):
+            return None, found[0]
+        return None, None
+
+    def _dynamic(self, node: Node, layer: Layer, x: Value, scales: Value, solution: Solution) -> None:
+        """Rows are multiplied with their scales after the layer; the operator itself takes one scale for all."""
+        unscaled = dataclasses.replace(solution, scale=1.0, zero_point=_MIDDLE, biases={})
+        y = self._linear(layer, x, unscaled, (1.0, 0, _FLOAT32), ("none", "none"))
+        node.output().replaceAllUsesWith(self._make("aten::addcmul", solution.biases[layer], y, scales, 1))
+
+    def _linear(
+        self,
+        layer: Layer,
+        x: Value,
+        solution: Solution,
+        output: tuple[float | None, int, int],
+        activation: tuple[str, str],
+    ) -> Value:
+        """The operator; `output` is scale, zero point and dtype of what it gives."""
+        weight = solution.weights[layer]
+        packed = self._make("aten::__getitem__", self.packed, len(self.weights))
+        packed.setType(torch._C.TensorType.get())
+        self.weights.append(weight.values)
+        zero_points = torch.zeros(len(weight.scales), dtype=torch.int64)
+        none = self._make("prim::ListConstruct")
+        none.setType(torch._C.ListType(torch._C.OptionalType(torch._C.NumberType.get())))
+        quantized = (x, solution.scale, solution.zero_point, packed, weight.scales, zero_points, solution.biases.get(layer))
+        name, algorithm = activation
+        return self._make("onednn::qlinear_pointwise", *quantized, *output, name, none, algorithm)
+
+    def _make(self, kind: str, *inputs: Any) -> Value:
+        """Insert an operator; inputs that are no values of the graph become constants."""
+        values = [each if isinstance(each, torch._C.Value) else self.graph.insertConstant(each) for each in inputs]
+        return self.graph.insertNode(self.graph.create(kind, values, 1)).output()

@@ -1,0 +1,86 @@
+"""What becomes bfloat16 around layers in int8: embeddings, which are only read, and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cpuc.compiler.quantization.layers import Network, cast, readers
+from cpuc.compiler.quantization.observe import Tensors, run
+from cpuc.compiler.rewrites.matching import constant_tensor
+from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+
+_MOVES = ("view", "reshape", "transpose", "permute", "contiguous", "flatten", "unflatten", "unsqueeze", "squeeze")
+_ATTENTION = "aten::scaled_dot_product_attention"
+
+
+def narrow(network: Network, rest: torch.dtype, batch: Tensors) -> None:
+    """Before fusion: embeddings are stored in bfloat16, and attention computes in `rest`.
+
+    Masks of truth values stay what they are: one run on `batch` tells which are.
+    """
+    graph = network.graph
+    for node in graph.findAllNodes("aten::embedding"):
+        table = constant_tensor(node, 0)
+        if table is None or table.dtype != torch.float32:
+            continue
+        with graph.insert_point_guard(node):
+            node.replaceInput(0, graph.insertConstant(table.bfloat16()))
+        _cast_result(graph, node.output(), torch.float32, known=torch.bfloat16)
+    if rest != torch.float32:
+        nodes = graph.findAllNodes(_ATTENTION)
+        dtypes = _mask_dtypes(network, nodes, batch)
+        for i, node in enumerate(nodes):
+            for position in range(3):
+                _cast_operand(graph, node, position, rest)
+            if dtypes.get(i) == torch.float32:
+                with graph.insert_point_guard(node):
+                    node.replaceInput(3, cast(graph, node.inputsAt(3), rest))
+            _cast_result(graph, _end_of_moves(node.output()), torch.float32, known=rest)
+    torch._C._jit_pass_cse(graph)
+
+
+def _mask_dtypes(network: Network, nodes: Sequence[Node], batch: Tensors) -> dict[int, torch.dtype]:
+    """The dtype of the mask of each of these nodes that has one, by position."""
+    masked = [i for i, node in enumerate(nodes) if not node.inputsAt(3).node().mustBeNone()]
+    graph = network.graph
+    count = len(list(graph.outputs()))
+    for i in masked:
+        graph.registerOutput(nodes[i].inputsAt(3))
+    outputs = run(network.function(), batch)
+    for _ in masked:
+        graph.eraseOutput(count)
+    return {i: mask.dtype for i, mask in zip(masked, outputs[len(outputs) - len(masked) :], strict=True)}
+
+
+def _cast_operand(graph: Graph, node: Node, position: int, dtype: torch.dtype) -> None:
+    """Cast an operand before the views that lead to it, so that a layer gives it in `dtype` right away."""
+    value, user = node.inputsAt(position), node
+    while _kind(value) in _MOVES and len(readers(value)) == 1:
+        value, user, position = value.node().inputsAt(0), value.node(), 0
+    with graph.insert_point_guard(user):
+        user.replaceInput(position, cast(graph, value, dtype))
+
+
+def _cast_result(graph: Graph, value: Value, dtype: torch.dtype, known: torch.dtype) -> None:
+    """Cast `value`, whose dtype is `known`, for all who read it."""
+    users = [use.user for use in value.uses()]
+    with graph.insert_point_guard(value.node()):
+        wide = cast(graph, value, dtype, known)
+    wide.node().moveAfter(value.node())
+    for user in users:
+        user.replaceInputWith(value, wide)
+
+
+def _end_of_moves(value: Value) -> Value:
+    """Where the views of `value` end that follow each other: what is read there has left the kernel's layout."""
+    found = readers(value)
+    while len(found) == 1 and found[0].kind().removeprefix("aten::") in _MOVES:
+        value = found[0].output()
+        found = readers(value)
+    return value
+
+
+def _kind(value: Value) -> str:
+    return str(value.node().kind()).removeprefix("aten::")

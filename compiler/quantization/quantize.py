@@ -1,0 +1,168 @@
+"""Which layers are computed in int8, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cpuc.compiler.calibration import Calibration
+from cpuc.compiler.capture import to_tensors
+from cpuc.compiler.precision import Int8, Limit
+from cpuc.compiler.quantization.layers import Compute, Layer, Network
+from cpuc.compiler.quantization.narrow import narrow
+from cpuc.compiler.quantization.observe import Tensors, observe, run
+from cpuc.compiler.quantization.solve import Solution, solve_dynamic, solve_static
+from cpuc.compiler.rewrites.rewrite import Graph
+from cpuc.runtime.errors import ModelError
+from cpuc.runtime.manifest import KeptLayer, Quantization
+
+# Batches that the error of the outputs is measured on, once for each layer.
+_MEASURED = 6
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` decided: how each layer in int8 is computed, and what the manifest says of it."""
+
+    network: Network
+    solutions: Mapping[Layer, Solution]
+    summary: Quantization
+
+
+def quantize(
+    graph: Graph,
+    weights: Iterable[tuple[str, torch.Tensor]],
+    calibration: Calibration,
+    inputs: Sequence[str],
+    scheme: Int8,
+    *,
+    logits: bool,
+    report: Callable[[str], None] = lambda _: None,
+) -> Quantized:
+    """Replace the linear layers of `graph` by placeholders, and decide which of them are computed in int8.
+
+    Args:
+        graph: of a frozen float32 module, changed in place. Layers that stay in floating point are linear layers again.
+        weights: the model's tensors by name, to call layers by.
+        calibration: inputs without padding.
+        inputs: their names, in the graph's order.
+        logits: whether the outputs are logits, whose absolute error counts.
+        report: called with the name of each stage as it begins.
+
+    Raises:
+        ModelError: hardly anything of the model is a linear layer, or it gives NaN.
+    """
+    network = Network(graph, weights)
+    _check_worthwhile(network, graph)
+    rest = getattr(torch, scheme.rest)
+    batches = [to_tensors(batch, inputs) for batch in calibration.batches]
+    measurement = _Measurement(network, batches[:: -(-len(batches) // _MEASURED)])
+    narrow(network, rest, batches[0])
+    report("running the calibration sample")
+    seen = observe(network, batches)
+    report("rounding weights and choosing scales")
+    solve = solve_dynamic if scheme.dynamic else solve_static
+    solved = {group: solve(group, seen.pop(group)) for group in network.groups}
+    solutions = {layer: solution for group, solution in solved.items() for layer in group.layers}
+    limit = scheme.limit if logits else dataclasses.replace(scheme.limit, absolute=None)
+    report("measuring the error of what is in int8")
+    kept = _select(solutions, measurement, limit, rest)
+    network.restore(list(kept), rest)
+    for layer in kept:
+        del solutions[layer]
+    summary = Quantization(
+        scheme="dynamic" if scheme.dynamic else "static",
+        rest=scheme.rest,
+        sample=calibration.sample,
+        records=calibration.records,
+        layers=len(solutions),
+        kept=[KeptLayer(layer.name, scheme.rest, float(f"{error:.2g}")) for layer, error in kept.items()],
+    )
+    return Quantized(network, solutions, summary)
+
+
+def _check_worthwhile(network: Network, graph: Graph) -> None:
+    """Refuse a model most of whose weights are not those of linear layers: nothing would be gained."""
+    linear = sum(layer.weight.numel() for group in network.groups for layer in group.layers)
+    others = sum(
+        tensor.numel()
+        for kind in ("aten::_convolution", "aten::conv2d", "aten::conv1d")
+        for node in graph.findAllNodes(kind)
+        if isinstance(tensor := node.inputsAt(1).toIValue(), torch.Tensor)
+    )
+    if linear <= others:
+        raise ModelError("int8 quantises linear layers, and most of this model's work is convolutions: use another --precision")
+
+
+class _Measurement:
+    """How far outputs are from those of the model in float32, with any of its layers computed otherwise."""
+
+    def __init__(self, network: Network, batches: Sequence[Tensors]) -> None:
+        self.network, self.batches = network, batches
+        self.exact = self._outputs({})
+        self.size = float(self.exact.square().mean().sqrt().clamp(min=1e-12))
+
+    def error(self, computes: Mapping[Layer, Compute]) -> float:
+        """Root mean square relative to the outputs' own, of the network as it is now."""
+        return float((self._outputs(computes) - self.exact).square().mean().sqrt()) / self.size
+
+    def _outputs(self, computes: Mapping[Layer, Compute]) -> torch.Tensor:
+        function = self.network.function()
+        try:
+            for layer, compute in computes.items():
+                layer.compute = compute
+            outputs = [output for batch in self.batches for output in run(function, batch)]
+        finally:
+            for layer in computes:
+                layer.compute = layer.exact
+        return torch.cat([each.flatten() for each in outputs])
+
+
+def _select(
+    solutions: Mapping[Layer, Solution], measurement: _Measurement, limit: Limit, rest: torch.dtype
+) -> dict[Layer, float]:
+    """The layers that stay in floating point, each with the error that it alone makes: as few as hold the limit.
+
+    Errors of layers hardly depend on each other, so their squares add up: those are kept first that err most for the work
+    they save, until what is left measures within the limit. Raises ModelError if nothing is left.
+    """
+    budget = limit.relative if limit.absolute is None else min(limit.relative, limit.absolute / measurement.size)
+    quantized = {layer: _simulation(layer, solution) for layer, solution in solutions.items()}
+    floating = {layer: _in_dtype(layer, rest) for layer in solutions}
+    whole = measurement.error(quantized)
+    if whole <= budget:
+        return {}
+    # Attention in bfloat16 is in every measurement.
+    others = measurement.error({}) ** 2
+    alone = {layer: math.sqrt(max(measurement.error({layer: quantized[layer]}) ** 2 - others, 0.0)) for layer in solutions}
+    kept: dict[Layer, float] = {}
+    waiting = sorted(alone, key=lambda layer: alone[layer] ** 2 / layer.weight.numel())
+    while not whole <= budget:
+        # The part of the squared error that has to go, by what each makes alone.
+        excess = (1 - (budget / whole) ** 2) * sum(alone[layer] ** 2 for layer in waiting)
+        while len(waiting) > 1:
+            layer = waiting.pop()
+            kept[layer] = alone[layer]
+            excess -= alone[layer] ** 2
+            if not excess > 0:
+                break
+        else:
+            raise ModelError("no layer can be in int8 without too large an error: use another --precision")
+        whole = measurement.error({layer: (floating if layer in kept else quantized)[layer] for layer in solutions})
+    return kept
+
+
+def _in_dtype(layer: Layer, dtype: torch.dtype) -> Compute:
+    if dtype == torch.float32:
+        return layer.exact
+    weight, bias = layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype)
+    return lambda x: torch.nn.functional.linear(x.to(dtype), weight, bias).float()
+
+
+def _simulation(layer: Layer, solution: Solution) -> Compute:
+    weight = solution.weights[layer].dequantized()
+    return lambda x: torch.nn.functional.linear(solution.rounded(x), weight, solution.biases[layer])

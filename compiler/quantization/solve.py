@@ -1,0 +1,150 @@
+"""The arithmetic of int8: how weights and activations are rounded, and which scales lose least."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from cpuc.compiler.quantization.layers import Group, Layer
+from cpuc.compiler.quantization.rounding import LEVELS, Weight, compensation, round_nearest, round_weight
+
+# SmoothQuant's migration strengths (Xiao et al., 2023, section 4), and parts of the observed range that are kept.
+_STRENGTHS = (0.4, 0.55, 0.7, 0.85)
+_RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+# Smoothing has to leave no more than this part of the loss: it takes a pass over the activation, and three if that could have
+# come in int8 from the layer before.
+_WORTHWHILE, _WELL_WORTHWHILE = 0.8, 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """How a group is computed in int8.
+
+    Attributes:
+        weights: of its layers; smoothing is in them.
+        biases: of its layers, float32 [out]: the original ones, and what makes up for the mean error.
+        scale, zero_point: of the activation, which is uint8; None if they are found while running, for each row.
+        smoothing: [in], what the activation is multiplied with first; None for ones.
+    """
+
+    weights: Mapping[Layer, Weight]
+    biases: Mapping[Layer, torch.Tensor]
+    scale: float | None = None
+    zero_point: int = 0
+    smoothing: torch.Tensor | None = None
+
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` [..., in] as int8 arithmetic sees it, in float32."""
+        if self.smoothing is not None:
+            x = x * self.smoothing
+        if self.scale is None:
+            scales = row_scales(x)
+            return (x / scales).round().clamp(-LEVELS, LEVELS) * scales
+        levels = (x / self.scale).round() + self.zero_point
+        return (levels.clamp(0, 255) - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a group's input was on the calibration sample.
+
+    Attributes:
+        rows: some of its rows [rows, in].
+        mean, covariance: [in] and [in, in], over all rows.
+        lowest, highest: [in], the extremes of each channel over all rows.
+    """
+
+    rows: torch.Tensor
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    lowest: torch.Tensor
+    highest: torch.Tensor
+
+    @property
+    def finite(self) -> bool:
+        return all(bool(each.isfinite().all()) for each in (self.mean, self.covariance, self.lowest, self.highest))
+
+
+def row_scales(x: torch.Tensor) -> torch.Tensor:
+    """The scale of each row of x [..., in] for symmetric int8: [..., 1]."""
+    return x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / LEVELS
+
+
+def solve_dynamic(group: Group, seen: Observation) -> Solution:
+    """Activations are scaled row by row while running: only the weights are decided now."""
+    return _rounded_well(group, seen, Solution({}, {}))
+
+
+def solve_static(group: Group, seen: Observation) -> Solution:
+    """The scales that lose least of the layers' outputs on the observed rows."""
+    exact = {layer: seen.rows @ layer.weight.t() for layer in group.layers}
+
+    def loss(solution: Solution) -> float:
+        """Mean squared error of the outputs relative to their size, summed over the layers."""
+        rounded = solution.rounded(seen.rows)
+        total = 0.0
+        for layer, weight in solution.weights.items():
+            error = rounded @ weight.dequantized().t() - exact[layer]
+            total += float(error.square().mean() / exact[layer].square().mean().clamp(min=1e-12))
+        return total
+
+    plain = _widest(group, seen, None)
+    best = min((_widest(group, seen, _smoothing(group, seen, strength)) for strength in _STRENGTHS), key=loss)
+    part = _WELL_WORTHWHILE if group.activated else _WORTHWHILE
+    start = best if loss(best) < part * loss(plain) else plain
+    return _rounded_well(group, seen, min((_with_range(start, part) for part in _RANGES), key=loss))
+
+
+def _rounded_well(group: Group, seen: Observation, solution: Solution) -> Solution:
+    """The same with weights that are rounded for what the layers will read.
+
+    The mean of that is left to the bias, which makes up for it exactly: weights need only care for what varies.
+    """
+    factors = _factors(seen, solution.smoothing)
+    covariance = factors[:, None] * seen.covariance * factors
+    fitting = compensation(covariance)
+    weights = {layer: round_weight(layer.weight / factors, *fitting) for layer in group.layers}
+    mean = seen.mean * factors
+    biases = {}
+    for layer, weight in weights.items():
+        error = layer.weight @ seen.mean - weight.dequantized() @ mean
+        biases[layer] = error if layer.bias is None else layer.bias + error
+    return dataclasses.replace(solution, weights=weights, biases=biases)
+
+
+def _factors(seen: Observation, smoothing: torch.Tensor | None) -> torch.Tensor:
+    return torch.ones_like(seen.lowest) if smoothing is None else smoothing
+
+
+def _smoothing(group: Group, seen: Observation, strength: float) -> torch.Tensor:
+    """What moves outliers of activations into the weights (SmoothQuant, equation 4): [in], to multiply activations with."""
+    columns = torch.stack([layer.weight.abs().amax(0) for layer in group.layers]).amax(0).clamp(min=1e-5)
+    peaks = torch.maximum(-seen.lowest, seen.highest).clamp(min=1e-5)
+    factors = peaks**strength / columns ** (1 - strength)
+    return factors.log().mean().exp() / factors
+
+
+def _widest(group: Group, seen: Observation, smoothing: torch.Tensor | None) -> Solution:
+    """The solution with this smoothing whose range clips nothing that was observed."""
+    factors = _factors(seen, smoothing)
+    weights = {layer: round_nearest(layer.weight / factors) for layer in group.layers}
+    scale, zero_point = _range(float((seen.lowest * factors).min()), float((seen.highest * factors).max()))
+    return Solution(weights, {}, scale, zero_point, smoothing)
+
+
+def _with_range(solution: Solution, part: float) -> Solution:
+    """The same with a part of its range."""
+    assert solution.scale is not None
+    low, high = -solution.zero_point * solution.scale, (255 - solution.zero_point) * solution.scale
+    scale, zero_point = _range(low * part, high * part)
+    return dataclasses.replace(solution, scale=scale, zero_point=zero_point)
+
+
+def _range(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of uint8 from `low` to `high`; zero itself is always exact."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 255, 1e-12)
+    return scale, round(-low / scale)

