@@ -118,6 +118,25 @@ TEXTS: tuple[tuple[str, str], ...] = (
         "punto de cerrar en 2019. Desde entonces han llegado cuatro familias, atraídas por la fibra óptica y los alquileres "
         "bajos, y el ayuntamiento ofrece terrenos a quien abra un negocio y se quede al menos cinco años.",
     ),
+    (
+        "What does the HSA stand for?",
+        "The Harbour Safety Authority (HSA), founded in 1974 by the Ministry of Transport (MoT) and the Union of Pilots (UP), "
+        "publishes its rules as a PDF of 312 pp. Vessels (LOA > 24 m, GT ≥ 300) need an AIS transponder [class A], a VHF radio "
+        "(ch. 12/16) and a certificate under IMO Res. A.1047(27); see §4.2(b), Fig. 3 and the FAQ. In 2011 the HSA, the "
+        "Coastal Research Board (CRB), NOAMET (the met office) and WHZV signed an MoU on data: XML over HTTP, UTF-8, once per "
+        "15 min. Critics (e.g. the NGO \"SeaWatch\") say that a \"temporary\" exemption (SEO 77/B) never ended.",
+    ),
+    (
+        "Which key holds the time-out?",
+        "{\"name\": \"queue-worker\", \"retries\": 3, \"timeout_ms\": 2500, \"hosts\": [\"10.0.0.12:8080\", \"db-2.internal\"]}\n"
+        "# TODO(kim): drop v1 after 2024-06-30\nfor (int i = 0; i < n; ++i) { sum += a[i] * 0x1F; } // see https://example.org/docs?id=42#api\n"
+        "SELECT id, COUNT(*) FROM orders WHERE status <> 'open' GROUP BY id HAVING COUNT(*) >= 10;",
+    ),
+    (
+        "how many stars did they give??",
+        "OMG this phone!!! 😍😍 bought it 4 my mum & she LOVES it... battery lasts 2 days (!!), camera's ok-ish. Only con = the "
+        "charger isn't in the box?! wtf. 9/10, would buy again :-) #happy @TheShop — EDIT: screen cracked after 3 wks, sooo 2/5 now ☹",
+    ),
     ("图书馆几点关门？", "市图书馆周一至周五上午九点开门，晚上八点关门，周末提前两个小时。借书证免费，但每人每次最多可以借十本书，期限为四周。逾期每天罚款五角。"),
     ("من كتب الرسالة؟", "كتب الرسالة طبيب شاب من حلب سنة 1893 إلى أخيه في مرسيليا، ووصف فيها السوق الجديد وأسعار القمح وخوف الناس من الوباء."),
     ("Где нашли монеты?", "Монеты нашли весной под полом старой мельницы: 214 серебряных и три золотых, завёрнутых в кусок парусины. Музей выставит их осенью."),

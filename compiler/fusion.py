@@ -14,6 +14,7 @@ import torch
 
 from cpuc.compiler import rewrites
 from cpuc.compiler.capture import Inputs, to_tensors
+from cpuc.compiler.flash import use_flash
 from cpuc.compiler.quantization import Quantized, calling, lower, package
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
@@ -101,10 +102,12 @@ def fuse(
     found: list[Quantized] = []
     rewrites.apply(frozen.graph, (lambda graph: found.append(quantize(graph))) if quantize else None)
     quantized = found[0] if found else None
+    tensors = to_tensors(example, names)
+    use_flash(frozen.graph, tensors)
     with calling(), torch.no_grad(), _profiling(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # IPEX announces the retirement of the pass that it runs
         for _ in range(2):
-            frozen(*to_tensors(example, names))
+            frozen(*tensors)
         graph = torch.jit.last_executed_optimized_graph().copy()
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)

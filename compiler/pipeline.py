@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpuc.compiler.calibration import Calibration, make_calibration, read_calibration
-from cpuc.compiler.precision import PRECISIONS, check_cpu, slow_here
+from cpuc.compiler.precision import FEATURES, LOGITS, PRECISIONS, check_cpu, slow_here
 from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
 from cpuc.compiler.tasks import TASKS, architecture_of, select
 from cpuc.runtime import bundle
@@ -160,8 +160,8 @@ def _fuse(
 
     def in_int8(graph: Any) -> Quantized:
         assert chosen.int8 and calibration
-        logits = TASKS[request.task].logits
-        return quantize(graph, module.named_parameters(), calibration, inputs, chosen.int8, logits=logits, report=report)
+        limit = LOGITS if TASKS[request.task].logits else FEATURES
+        return quantize(graph, module.named_parameters(), calibration, inputs, chosen.int8, limit, report)
 
     report("fusing the graph")
     # Convolutions are packed for the sizes met here. A server gets its images one by one: ResNet-50 was 1.7 times faster

@@ -15,6 +15,7 @@ from hub import Hub
 from sources import NAME, TINY, Publish, User, new_user, write
 
 import cpuc
+from cpuc.compiler.flash import ATTENTION, KERNEL
 from cpuc.compiler.precision import PRECISIONS
 from cpuc.runtime.engine import cpu_offers
 
@@ -34,8 +35,15 @@ def needs_avx512() -> None:
 
 
 def here(precision: str) -> str:
-    """`precision`, or the form of an int8 one that this CPU runs."""
+    """`precision`, or the form of an int8 one that this CPU runs; skips the test if it runs none."""
+    if precision == "bf16":
+        needs_avx512()
     return f"{precision}-fp32" if precision.startswith("int8") and not cpu_offers(PRECISIONS[precision].isa) else precision
+
+
+def attentions(operators: Mapping[str, int]) -> int:
+    """How many of these are attention in one kernel: torch's, or IPEX's in bfloat16."""
+    return sum(operators.get(name, 0) for name in (ATTENTION, KERNEL))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import needs_avx512
+from conftest import attentions, needs_avx512
 from media import CASES, Case
 
 from cpuc.compiler import rewrites
@@ -62,7 +62,7 @@ def test_fp32_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(name: s
             assert np.abs(actual - expected[output]).max() < 1e-5 * np.abs(expected[output]).max(), (shape, output)
 
     assert graph.unfused == case.unfused
-    assert graph.fused.get("aten::scaled_dot_product_attention", 0) == case.attentions
+    assert attentions(graph.fused) == case.attentions
     convolutions = before["aten::_convolution"] + before["aten::_convolution_mode"]
     # Convolutions of width 1 over sound become linear layers.
     linear, others = packed(graph, "LinearOpContext"), packed(graph, "ConvolutionOpContext")
@@ -77,7 +77,7 @@ def test_bf16_is_fused_and_close(name: str) -> None:
     case = CASES[name]
     graph, _ = fused(case, torch.bfloat16)
     assert graph.unfused == case.unfused
-    assert graph.fused.get("aten::scaled_dot_product_attention", 0) == case.attentions
+    assert attentions(graph.fused) == case.attentions
     for shape in case.unseen[:3]:
         inputs = case.inputs(*shape)
         expected = run_eager(case.model(), list(inputs), case.outputs, inputs)

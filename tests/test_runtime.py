@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT, here, needs_avx512
+from conftest import ROOT, here
 
 import cpuc
 
@@ -67,8 +67,6 @@ def bert_base(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_path: Path, precision: str) -> None:
-    if precision == "bf16":
-        needs_avx512()
     precision = here(precision)
     bundle = tmp_path / "model.pt"
     cpuc.compile(str(bert_base), bundle, precision=precision)
@@ -85,7 +83,10 @@ def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_pat
         assert min(ratios) <= 1.2, (length, ratios)
     assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
     assert any(name.startswith(("ipex_prepack::linear", "onednn::qlinear")) for name in operators)
-    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in operators
+    kernel = (
+        "aten::_scaled_dot_product_flash_attention_for_cpu" if precision.endswith("fp32") else "torch_ipex::flash_attention"
+    )
+    assert kernel in operators
     assert not {"aten::linear", "aten::addmm", "aten::bmm", "aten::softmax"} & set(operators)
 
 

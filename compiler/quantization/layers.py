@@ -137,10 +137,7 @@ class Network:
 
     def function(self) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The graph as it is now, callable with its inputs."""
-        graph = self.graph.copy()
-        graph.eraseInput(0)
-        function: Callable[..., tuple[torch.Tensor, ...]] = torch._C._create_function_from_graph("network", graph)
-        return function
+        return as_function(self.graph.copy())
 
     def restore(self, layers: Sequence[Layer], dtype: torch.dtype) -> None:
         """Make `layers` linear layers again, computed in `dtype`."""
@@ -156,6 +153,13 @@ class Network:
                 y = cast(self.graph, y, torch.float32, known=dtype)
             node.output().replaceAllUsesWith(y)
             node.destroy()
+
+
+def as_function(graph: Graph) -> Callable[..., Any]:
+    """A network's graph, callable with its inputs; its first one, the module, is dropped in place."""
+    graph.eraseInput(0)
+    function: Callable[..., Any] = torch._C._create_function_from_graph("network", graph)
+    return function
 
 
 _NUMBERS = {torch.float32: 6, torch.bfloat16: 15}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from cpuc.compiler.quantization.layers import Network, cast, readers
-from cpuc.compiler.quantization.observe import Tensors, run
+from cpuc.compiler.quantization.observe import Tensors, operands
 from cpuc.compiler.rewrites.matching import constant_tensor
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
@@ -29,29 +27,15 @@ def narrow(network: Network, rest: torch.dtype, batch: Tensors) -> None:
             node.replaceInput(0, graph.insertConstant(table.bfloat16()))
         _cast_result(graph, node.output(), torch.float32, known=torch.bfloat16)
     if rest != torch.float32:
-        nodes = graph.findAllNodes(_ATTENTION)
-        dtypes = _mask_dtypes(network, nodes, batch)
-        for i, node in enumerate(nodes):
+        masks = operands(graph, _ATTENTION, [3], batch)
+        for node, (mask,) in zip(graph.findAllNodes(_ATTENTION), masks, strict=True):
             for position in range(3):
                 _cast_operand(graph, node, position, rest)
-            if dtypes.get(i) == torch.float32:
+            if mask is not None and mask.dtype == torch.float32:
                 with graph.insert_point_guard(node):
                     node.replaceInput(3, cast(graph, node.inputsAt(3), rest))
             _cast_result(graph, _end_of_moves(node.output()), torch.float32, known=rest)
     torch._C._jit_pass_cse(graph)
-
-
-def _mask_dtypes(network: Network, nodes: Sequence[Node], batch: Tensors) -> dict[int, torch.dtype]:
-    """The dtype of the mask of each of these nodes that has one, by position."""
-    masked = [i for i, node in enumerate(nodes) if not node.inputsAt(3).node().mustBeNone()]
-    graph = network.graph
-    count = len(list(graph.outputs()))
-    for i in masked:
-        graph.registerOutput(nodes[i].inputsAt(3))
-    outputs = run(network.function(), batch)
-    for _ in masked:
-        graph.eraseOutput(count)
-    return {i: mask.dtype for i, mask in zip(masked, outputs[len(outputs) - len(masked) :], strict=True)}
 
 
 def _cast_operand(graph: Graph, node: Node, position: int, dtype: torch.dtype) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from cpuc.compiler.quantization.layers import Group, Network, calling
+from cpuc.compiler.quantization.layers import Group, Network, as_function, calling
 from cpuc.compiler.quantization.solve import Observation
+from cpuc.compiler.rewrites.rewrite import Graph
 from cpuc.runtime.errors import ModelError
 
 # Rows that are kept of each layer's input. More did not change what was chosen.
@@ -70,6 +71,23 @@ def observe(network: Network, batches: Sequence[Tensors]) -> dict[Group, Observa
     if not all(each.finite for each in seen.values()):
         raise ModelError("the model gives NaN or infinite values on the calibration sample")
     return seen
+
+
+def operands(graph: Graph, kind: str, positions: Sequence[int], batch: Tensors) -> list[list[torch.Tensor | None]]:
+    """What each node of `kind` is given at `positions` when the graph of a frozen module runs on `batch`.
+
+    None is None. The graph stays as it is.
+    """
+    graph = graph.copy()
+    values = [[node.inputsAt(i) for i in positions] for node in graph.findAllNodes(kind)]
+    watched = [value for each in values for value in each if not value.node().mustBeNone()]
+    if not watched:
+        return [[None for _ in each] for each in values]
+    for value in watched:
+        graph.registerOutput(value)
+    graph.makeMultiOutputIntoTuple()
+    found = iter(run(as_function(graph), batch)[-len(watched) :])
+    return [[None if value.node().mustBeNone() else next(found) for value in each] for each in values]
 
 
 def run(function: Callable[..., tuple[torch.Tensor, ...]], batch: Tensors) -> tuple[torch.Tensor, ...]:

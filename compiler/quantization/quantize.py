@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,8 +38,7 @@ def quantize(
     calibration: Calibration,
     inputs: Sequence[str],
     scheme: Int8,
-    *,
-    logits: bool,
+    limit: Limit,
     report: Callable[[str], None] = lambda _: None,
 ) -> Quantized:
     """Replace the linear layers of `graph` by placeholders, and decide which of them are computed in int8.
@@ -50,7 +48,7 @@ def quantize(
         weights: the model's tensors by name, to call layers by.
         calibration: inputs without padding.
         inputs: their names, in the graph's order.
-        logits: whether the outputs are logits, whose absolute error counts.
+        limit: layers stay in floating point until it holds.
         report: called with the name of each stage as it begins.
 
     Raises:
@@ -68,7 +66,6 @@ def quantize(
     solve = solve_dynamic if scheme.dynamic else solve_static
     solved = {group: solve(group, seen.pop(group)) for group in network.groups}
     solutions = {layer: solution for group, solution in solved.items() for layer in group.layers}
-    limit = scheme.limit if logits else dataclasses.replace(scheme.limit, absolute=None)
     report("measuring the error of what is in int8")
     kept = _select(solutions, measurement, limit, rest)
     network.restore(list(kept), rest)
@@ -130,7 +127,7 @@ def _select(
     Errors of layers hardly depend on each other, so their squares add up: those are kept first that err most for the work
     they save, until what is left measures within the limit. Raises ModelError if nothing is left.
     """
-    budget = limit.relative if limit.absolute is None else min(limit.relative, limit.absolute / measurement.size)
+    budget = min(limit.relative, limit.absolute / measurement.size)
     quantized = {layer: _simulation(layer, solution) for layer, solution in solutions.items()}
     floating = {layer: _in_dtype(layer, rest) for layer in solutions}
     whole = measurement.error(quantized)
