@@ -83,7 +83,7 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
 )
 @click.option("--calibrate", type=click.Path(path_type=Path), help="Records as 'run' takes them, to choose scales of int8 by.")
 @click.option("--eval-data", type=click.Path(path_type=Path), help="For auto: labelled data as 'eval' takes it.")
-@click.option("--max-drop", default=0.5, show_default=True, help="For auto: points that the score may drop.")
+@click.option("--max-drop", type=float, help="For auto: points that the score may drop.  [default: 0.5]")
 @click.option("--revision", help="Branch, tag or commit of a model on the Hub.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--verify/--no-verify", default=True, help="Compare the artifact with the original model.")
@@ -96,7 +96,7 @@ def compile_command(
     precision: str,
     calibrate: Path | None,
     eval_data: Path | None,
-    max_drop: float,
+    max_drop: float | None,
     revision: str | None,
     force: bool,
     verify: bool,
@@ -125,10 +125,11 @@ def compile_command(
     if precision == "auto":
         if not verify:
             raise click.UsageError("--precision auto verifies always: leave out --no-verify")
-        choice = cpuc.choose(model, output, eval_data=eval_data, max_drop=max_drop, **shared)
+        budget: dict[str, Any] = {} if max_drop is None else {"max_drop": max_drop}
+        choice = cpuc.choose(model, output, eval_data=eval_data, **budget, **shared)
         manifest, lines, more = choice.manifest, choice.describe(), {"choice": choice.to_json()}
-    elif eval_data is not None:
-        raise click.UsageError("--eval-data goes with --precision auto")
+    elif eval_data is not None or max_drop is not None:
+        raise click.UsageError("--eval-data and --max-drop go with --precision auto")
     else:
         manifest = cpuc.compile(
             model, output, precision=precision, verify=verify, warn=lambda text: click.echo(f"cpuc: {text}", err=True), **shared

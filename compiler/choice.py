@@ -111,13 +111,8 @@ def choose(
     Raises:
         what `compile` and `evaluate` raise; ParityError if no precision is accurate enough. Nothing is written then.
     """
-    if not (math.isfinite(max_drop) and max_drop >= 0):
-        raise InputError(f"max_drop is {max_drop}, must be a number of points, at least 0")
+    _check_options(eval_data, max_drop)
     given = read_calibration(calibrate, "int8")
-    if eval_data is not None:
-        check_libraries()
-        if not Path(eval_data).exists():
-            raise InputError(f"{eval_data}: no such file")
     check_cpu("fp32")
     target = Path(os.path.realpath(output))
     bundle.check_writable(target, force=force)
@@ -139,6 +134,15 @@ def choose(
         with bundle.atomic_write(target, force=force) as staged:
             paths[best].replace(staged)
     return Choice(models[best].manifest, best, metric, max_drop, scores[ORIGINAL], candidates)
+
+
+def _check_options(eval_data: str | os.PathLike[str] | None, max_drop: float) -> None:
+    if not (math.isfinite(max_drop) and max_drop >= 0):
+        raise InputError(f"max_drop is {max_drop}, must be a number of points, at least 0")
+    if eval_data is not None:
+        check_libraries()
+        if not Path(eval_data).exists():
+            raise InputError(f"{eval_data}: no such file")
 
 
 @contextlib.contextmanager

@@ -71,12 +71,8 @@ def compile(
         ParityError: the artifact does not agree with the original; nothing is written.
         CpucError: the output cannot be written.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} is not supported; supported: {', '.join(PRECISIONS)}")
-    if allow_unlisted and not verify:
-        raise InputError("an architecture that is not listed is always verified: leave out --no-verify")
+    _check_options(precision, verify, allow_unlisted)
     given = read_calibration(calibrate, precision)
-    check_cpu(precision)
     if remark := slow_here(precision):
         warn(remark)
     target = Path(output)
@@ -88,6 +84,14 @@ def compile(
     files = snapshot(source, sentence=task == "sentence-embeddings")
     with bundle.atomic_write(target, force=force) as staged:
         return _build(_Request(source, files, task, kind, precision, given, verify, report), staged)
+
+
+def _check_options(precision: str, verify: bool, allow_unlisted: bool) -> None:
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is not supported; supported: {', '.join(PRECISIONS)}")
+    if allow_unlisted and not verify:
+        raise InputError("an architecture that is not listed is always verified: leave out --no-verify")
+    check_cpu(precision)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def test_what_cannot_be_compiled_is_no_candidate(tmp_path: Path, cli: Run) -> No
         (["--precision", "auto", "--max-drop", "-1"], "max_drop is -1.0, must be a number of points, at least 0"),
         (["--precision", "auto", "--eval-data", "none.json"], "none.json: no such file"),
         (["--precision", "auto", "--no-verify"], "--precision auto verifies always"),
-        (["--eval-data", "none.json"], "--eval-data goes with --precision auto"),
+        (["--eval-data", "none.json"], "--eval-data and --max-drop go with --precision auto"),
+        (["--precision", "int8", "--max-drop", "1"], "--eval-data and --max-drop go with --precision auto"),
     ],
 )
 def test_wrong_options(options: list[str], message: str, minilm: Path, tmp_path: Path, cli: Run) -> None:

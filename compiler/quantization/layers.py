@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,6 +106,7 @@ class Network:
         self.graph = graph
         self.groups: list[Group] = []
         self._numbers: dict[int, Layer] = {}
+        self._uses: Counter[str] = Counter()
         named = {key: name for name, tensor in weights if tensor.dim() == 2 for key in _keys(tensor)}
         groups: dict[int, Group] = {}
         for node in graph.findAllNodes("aten::linear"):
@@ -123,7 +125,8 @@ class Network:
         assert weight is not None
         number = next(_numbers)
         name = named.get(_key(weight), f"linear {len(self._numbers) + 1}")
-        layer = Layer(name, weight.float(), None if bias is None else bias.float())
+        uses = self._uses[name] = self._uses[name] + 1  # layers may share weights
+        layer = Layer(f"{name} (use {uses})" if uses > 1 else name, weight.float(), None if bias is None else bias.float())
         self._numbers[number] = _layers[number] = layer
         with self.graph.insert_point_guard(node):
             index = self.graph.insertConstant(number)
@@ -185,8 +188,9 @@ def _is_layer(node: Node) -> bool:
 
 
 def _key(weight: torch.Tensor) -> tuple[Any, ...]:
-    """What tells a weight from others: its shape, and its first values."""
-    return (*weight.shape, *weight.flatten()[:8].tolist())
+    """What tells a weight from others: its shape, and the first and last values of its diagonal."""
+    values = weight.diagonal().tolist()
+    return (*weight.shape, *values[:8], *values[-8:])
 
 
 def _keys(weight: torch.Tensor) -> list[tuple[Any, ...]]:
