@@ -48,7 +48,9 @@ class Group(click.Group):
     def _fail(context: click.Context, message: str, code: int) -> NoReturn:
         if context.params.get("debug"):
             raise  # from the except clause that called this
-        click.echo(f"cpuc: {message}", err=True)
+        from cpuc.runtime.errors import printable
+
+        click.echo(f"cpuc: {printable(message)}", err=True)
         raise SystemExit(code)
 
 
@@ -184,8 +186,11 @@ def _task_options(wanted: Callable[[str, str], bool]) -> list[click.Parameter]:
 @click.option("-o", "--output", default="-", show_default=True, help="Where answers go; - is standard output.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--raw", is_flag=True, help="Named tensors in (.npz or JSON), the model's outputs out.")
+@click.option("--trust", type=click.Path(path_type=Path), help="Answer only if the bundle is signed by this public key.")
 @click.option("--check-digests/--no-check-digests", default=True, help="Compare the bundle with its SHA-256 digests first.")
-def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_digests: bool, **given: Any) -> None:
+def run(
+    bundle: Path, source: str, output: str, force: bool, raw: bool, trust: Path | None, check_digests: bool, **given: Any
+) -> None:
     """Answer the records in a file from BUNDLE.
 
     What a record is depends on the task: 'cpuc tasks' shows one of each. A record may have an "id", which its answer
@@ -200,8 +205,13 @@ def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_di
       cpuc run ner.pt --input texts.json --aggregation-strategy simple
       cpuc run model.pt --raw --input tensors.npz --output logits.npz
     """
-    from cpuc.runtime.bundle import check_writable, open_bundle
+    from cpuc.runtime import load
+    from cpuc.runtime.bundle import open_bundle
+    from cpuc.runtime.engine import Engine
     from cpuc.runtime.errors import InputError
+    from cpuc.runtime.files import check_writable, read_input, write_output
+    from cpuc.runtime.records import format_answers, parse_records
+    from cpuc.runtime.tensors import format_tensors, parse_tensors
 
     options = {name: value for name, value in given.items() if value is not None}
     if raw and options:
@@ -210,35 +220,20 @@ def run(bundle: Path, source: str, output: str, force: bool, raw: bool, check_di
         check_writable(Path(output), force=force)
     elif sys.stdout is None:
         raise InputError("standard output is closed")
-    open_bundle(bundle)  # a wrong bundle is told before standard input is waited for
-    data = _read(source)
+    opened = open_bundle(bundle, trust=trust)  # a wrong bundle is told before standard input is waited for
+    data = read_input(source)
+    # Input that makes no sense is told before torch is imported, which takes seconds.
     if raw:
-        result = _run_raw(bundle, source, data, output, check_digests)
+        tensors = parse_tensors(data, _name(source), opened.manifest)
+        outputs = Engine(opened, check_digests=check_digests).run(tensors)
+        result = format_tensors(outputs, npz=output.endswith(".npz"))
     else:
-        result = _run(bundle, source, data, options, check_digests)
-    _write(output, result, force)
-
-
-def _run(bundle: Path, source: str, data: bytes, options: dict[str, Any], check_digests: bool) -> bytes:
-    from cpuc.runtime import load
-    from cpuc.runtime.records import format_answers, parse_records
-
-    records = parse_records(data, _name(source))
-    model = load(bundle, check_digests=check_digests, warm_up=False)
-    with _bar(len(records.values)) as advance:
-        answers = list(model.answers(records.values, records.names, options, advance))
-    return format_answers(answers, records.form).encode()
-
-
-def _run_raw(bundle: Path, source: str, data: bytes, output: str, check_digests: bool) -> bytes:
-    from cpuc.runtime.bundle import open_bundle
-    from cpuc.runtime.engine import Engine
-    from cpuc.runtime.tensors import format_tensors, parse_tensors
-
-    opened = open_bundle(bundle)
-    tensors = parse_tensors(data, _name(source), opened.manifest)
-    outputs = Engine(opened, check_digests=check_digests).run(tensors)
-    return format_tensors(outputs, npz=output.endswith(".npz"))
+        records = parse_records(data, _name(source))
+        model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False)
+        with _bar(len(records.values)) as advance:
+            answers = list(model.answers(records.values, records.names, options, advance))
+        result = format_answers(answers, records.form).encode()
+    write_output(output, result, force=force)
 
 
 @main.command("eval", cls=EvaluationOptions)
@@ -275,6 +270,56 @@ def eval_command(
     click.echo(json.dumps(evaluation.to_json(), indent=2) if as_json else "\n".join(describe(evaluation)))
 
 
+@main.command("verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--trust", type=click.Path(path_type=Path), help="A public key (PEM) that must have signed the bundle.")
+@click.option("--against", metavar="MODEL", help="The original model: compare the artifact with it on this machine.")
+@click.option("--revision", help="Branch, tag or commit of a MODEL on the Hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was checked as JSON.")
+def verify_command(bundle: Path, trust: Path | None, against: str | None, revision: str | None, as_json: bool) -> None:
+    """Check BUNDLE: its layout, manifest, digests and signature, offline and without running any of it.
+
+    With --against the artifact is run too, and compared with the original as at the end of a compile; exit code 3 if they
+    do not agree.
+
+    \b
+    Examples:
+      cpuc verify model.pt
+      cpuc verify model.pt --trust release.pub.pem
+      cpuc verify model.pt --against bert-base-uncased-squad-v1 --json
+    """
+    import json
+
+    import cpuc
+
+    checked = cpuc.verify(bundle, trust=trust, against=against, revision=revision, report=_reporter())
+    click.echo(json.dumps(checked.to_json(), indent=2) if as_json else "\n".join(checked.describe()))
+
+
+@main.command("sign")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="An Ed25519 private key in PEM form.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The signed bundle.  [default: BUNDLE is replaced]")
+def sign_command(bundle: Path, key: Path, output: Path | None) -> None:
+    """Sign BUNDLE, so that 'run', 'verify' and 'load' can insist on where it comes from.
+
+    The password of an encrypted key is taken from the environment variable CPUC_KEY_PASSWORD.
+
+    \b
+    Examples:
+      openssl genpkey -algorithm ed25519 -out key.pem
+      openssl pkey -in key.pem -pubout -out key.pub.pem
+      cpuc sign model.pt --key key.pem
+      cpuc run model.pt --trust key.pub.pem --input q.json
+    """
+    import cpuc
+
+    password = os.environ.get("CPUC_KEY_PASSWORD")
+    signed = cpuc.sign(bundle, cpuc.read_private_key(key, password.encode() if password else None), output)
+    assert signed.signature is not None
+    click.echo(f"{output or bundle}: signed by {signed.signature.signer}")
+
+
 @main.command("tasks")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def tasks_command(as_json: bool) -> None:
@@ -288,21 +333,10 @@ def tasks_command(as_json: bool) -> None:
     import dataclasses
     import json
 
-    from cpuc.runtime import tasks
+    from cpuc.runtime import summary, tasks
 
-    about = {name: tasks.task_module(name).ABOUT for name in tasks.names()}
-    if as_json:
-        click.echo(json.dumps({name: dataclasses.asdict(each) for name, each in about.items()}, indent=2, ensure_ascii=False))
-        return
-    for name, each in about.items():
-        click.echo(name)
-        for title, value in (
-            ("takes", each.takes),
-            ("example", json.dumps(each.example, ensure_ascii=False)),
-            ("gives", each.gives),
-            ("answer", json.dumps(each.answer, ensure_ascii=False)),
-        ):
-            click.echo(f"  {title:<9}{value}")
+    about = {name: dataclasses.asdict(tasks.task_module(name).ABOUT) for name in tasks.names()}
+    click.echo(json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(summary.tasks()))
 
 
 @main.command()
@@ -323,46 +357,11 @@ def inspect(bundle: Path, as_json: bool) -> None:
     if as_json:
         click.echo(opened.manifest.to_json(), nl=False)
         return
-    for title, rows in describe(opened.manifest, bundle.stat().st_size):
-        click.echo(title)
-        for name, value in rows:
-            click.echo(f"  {name:<16}{value}")
+    click.echo("\n".join(describe(opened)))
 
 
 def _name(source: str) -> str:
     return "standard input" if source == "-" else source
-
-
-def _read(source: str) -> bytes:
-    from cpuc.runtime.errors import InputError
-
-    if source == "-":
-        if sys.stdin is None:
-            raise InputError("standard input is closed")
-        return sys.stdin.buffer.read()
-    try:
-        return Path(source).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read: {error.strerror}") from None
-
-
-def _write(output: str, data: bytes, force: bool) -> None:
-    from cpuc.runtime.bundle import atomic_write
-    from cpuc.runtime.errors import CpucError
-
-    if output != "-":
-        with atomic_write(output, force=force) as path:
-            path.write_bytes(data)
-        return
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CpucError(f"standard output cannot be written: {error.strerror}") from None
 
 
 def _reporter() -> Callable[[str], None]:

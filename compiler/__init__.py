@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cpuc.compiler.audit import Verification, verify
 from cpuc.compiler.choice import Choice, choose
 from cpuc.compiler.evaluation import Evaluation, evaluate
 from cpuc.compiler.pipeline import compile
 
-__all__ = ["Choice", "Evaluation", "choose", "compile", "evaluate"]
+__all__ = ["Choice", "Evaluation", "Verification", "choose", "compile", "evaluate", "verify"]

@@ -12,7 +12,7 @@ import torch
 Inputs = Mapping[str, np.ndarray]
 
 
-class _Named(torch.nn.Module):
+class Named(torch.nn.Module):
     """Calls a model by keyword and returns its outputs as float32, both in a fixed order.
 
     Pixels and sound come in as float32 whatever the model's precision is: the cast is part of the graph.
@@ -46,7 +46,7 @@ def given_outputs(model: torch.nn.Module, names: Sequence[str], batch: Inputs) -
 def run_eager(model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], batch: Inputs) -> dict[str, np.ndarray]:
     """The model's own outputs, float32, by name."""
     with torch.inference_mode():
-        result = _Named(model, inputs, outputs)(*to_tensors(batch, inputs))
+        result = Named(model, inputs, outputs)(*to_tensors(batch, inputs))
     return {name: tensor.numpy() for name, tensor in zip(outputs, result, strict=True)}
 
 
@@ -62,7 +62,7 @@ def capture(model: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str
     Returns:
         A frozen module whose weights are constants of its graph.
     """
-    named = _Named(model, inputs, outputs).eval()
+    named = Named(model, inputs, outputs).eval()
     with torch.no_grad(), warnings.catch_warnings():
         # The tracer warns of every Python value that depends on a shape; verification on other shapes decides.
         warnings.simplefilter("ignore")

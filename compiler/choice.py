@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from cpuc.compiler.verification import without_scores
 from cpuc.runtime import bundle
 from cpuc.runtime.engine import cpu_offers
 from cpuc.runtime.errors import CpucError, InputError, ModelError, ParityError
+from cpuc.runtime.files import atomic_write, check_writable, temporary_beside
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.model import Model, load
 from cpuc.runtime.records import Records
@@ -115,10 +114,10 @@ def choose(
     given = read_calibration(calibrate, "int8")
     check_cpu("fp32")
     target = Path(os.path.realpath(output))
-    bundle.check_writable(target, force=force)
+    check_writable(target, force=force)
     shared: dict[str, Any] = {"task": task, "revision": revision, "allow_unlisted": allow_unlisted}
-    with _folder_beside(target) as folder:
-        paths = {name: Path(folder, f"{name}.pt") for name, entry in PRECISIONS.items() if cpu_offers(entry.isa)}
+    with temporary_beside(target) as folder:
+        paths = {name: folder / f"{name}.pt" for name, entry in PRECISIONS.items() if cpu_offers(entry.isa)}
         first, *others = paths
         # What float32 cannot do nothing can, and labelled data that does not fit is told before the rest is tried.
         manifest = compile(model, paths[first], precision=first, report=_named(report, first), **shared)
@@ -131,7 +130,7 @@ def choose(
         metric, scores, seconds = measure(models)
         candidates = [_candidate(name, problems.get(name), scores, seconds) for name in paths]
         best = _fastest(candidates, metric, max_drop)
-        with bundle.atomic_write(target, force=force) as staged:
+        with atomic_write(target, force=force) as staged:
             paths[best].replace(staged)
     return Choice(models[best].manifest, best, metric, max_drop, scores[ORIGINAL], candidates)
 
@@ -143,16 +142,6 @@ def _check_options(eval_data: str | os.PathLike[str] | None, max_drop: float) ->
         check_libraries()
         if not Path(eval_data).exists():
             raise InputError(f"{eval_data}: no such file")
-
-
-@contextlib.contextmanager
-def _folder_beside(target: Path) -> Iterator[str]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".cpuc.", dir=target.parent)
-    except OSError as error:
-        raise CpucError(f"{target}: cannot be written: {error.strerror or error}") from error
-    with folder as name:
-        yield name
 
 
 def _named(report: Report, precision: str) -> Report:

@@ -20,12 +20,14 @@ from cpuc.runtime.errors import ModelError
 class Original:
     """The model to compile and its preprocessing.
 
-    `pretrained` is the PreTrainedModel, `module` what is captured: the same, or what the task put around it.
+    `pretrained` is the PreTrainedModel, `module` what is captured: the same, or what the task put around it. `origin` is what
+    another process needs to load it again: folder, weights, task, architecture.
     """
 
     pretrained: Any
     module: Any
     preprocessing: Preprocessing
+    origin: tuple[str, str, str, str]
 
 
 @contextlib.contextmanager
@@ -60,7 +62,7 @@ def load_original(source: Source, snapshot: Snapshot, task: str, kind: str, atte
         preprocessing = read_preprocessing(source, snapshot.folder, task, model, architecture_of(kind))
     adapt = TASKS[task].adapt
     module = model if adapt is None else adapt(model, source, snapshot.folder).eval()
-    return Original(model, module, preprocessing)
+    return Original(model, module, preprocessing, (str(snapshot.folder.absolute()), snapshot.weights, task, kind))
 
 
 def _load_model(name: str, snapshot: Snapshot, task: str, attention: str | None) -> Any:

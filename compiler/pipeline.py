@@ -15,6 +15,7 @@ from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
 from cpuc.compiler.tasks import TASKS, architecture_of, select
 from cpuc.runtime import bundle
 from cpuc.runtime.errors import InputError
+from cpuc.runtime.files import atomic_write, check_writable
 from cpuc.runtime.libraries import installed_versions
 from cpuc.runtime.manifest import FORMAT_VERSION, Build, Manifest, TensorSpec
 from cpuc.runtime.manifest import Source as SourceRecord
@@ -76,13 +77,13 @@ def compile(
     if remark := slow_here(precision):
         warn(remark)
     target = Path(output)
-    bundle.check_writable(target, force=force)
+    check_writable(target, force=force)
     report("finding the model")
     source = resolve(model, revision)
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
-    with bundle.atomic_write(target, force=force) as staged:
+    with atomic_write(target, force=force) as staged:
         return _build(_Request(source, files, task, kind, precision, given, verify, report), staged)
 
 
@@ -113,9 +114,9 @@ def _build(request: _Request, staged: Path) -> Manifest:
     task, report = TASKS[request.task], request.report
     report("loading the original model")
     # These import torch and transformers, which take seconds: an error before this point needs neither.
-    from cpuc.compiler.capture import given_outputs, run_eager
+    from cpuc.compiler.capture import given_outputs
     from cpuc.compiler.loading import load_original, quiet
-    from cpuc.compiler.verification import compare, make_sample, replay
+    from cpuc.compiler.verification import compare, make_sample, replay, run_original
 
     chosen = PRECISIONS[request.precision]
     original = load_original(request.source, request.files, request.task, request.kind)
@@ -130,7 +131,7 @@ def _build(request: _Request, staged: Path) -> Manifest:
         # Without verification one batch is enough to see the outputs' shapes.
         tried = sample.batches if request.verify else sample.batches[:1]
         given = given_outputs(original.module, list(task.outputs), tried[0].inputs)
-        eager = [run_eager(original.module, inputs, given, batch.inputs) for batch in tried]
+        eager = run_original(original, inputs, given, tried)
         manifest = replace(manifest, outputs=_outputs(task.outputs, eager[0]))
         fused = _fuse(request, original, manifest, sample, calibration)
     build = replace(manifest.build, fused=fused.fused, unfused=fused.unfused, quantization=fused.quantization)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpuc.runtime.errors import InputError, ModelError, ParityError
+from cpuc.runtime.libraries import ipex_is_loaded
 from cpuc.runtime.manifest import Manifest, Proof
 from cpuc.runtime.model import cut_rows, pad_rows
 from cpuc.runtime.tasks import Row, Task
+
+if TYPE_CHECKING:
+    from cpuc.compiler.loading import Original
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -75,22 +79,45 @@ def replay(artifact: Path, manifest: Manifest, sample: Sample) -> list[Arrays]:
 
     Raises ParityError if the process fails.
     """
-    names = [spec.name for spec in manifest.inputs]
-    with tempfile.TemporaryDirectory(prefix="cpuc-") as folder:
-        inputs, outputs = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-        arrays: dict[str, Any] = {
-            f"{b}/{i}": batch.inputs[name] for b, batch in enumerate(sample.batches) for i, name in enumerate(names)
-        }
-        np.savez(inputs, **arrays)
-        command = [sys.executable, "-P", "-m", "cpuc.compiler.replay", str(artifact), str(inputs), str(outputs)]
-        process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if process.returncode:
-            lines = process.stderr.strip().splitlines() or [f"it ended with code {process.returncode}"]
-            raise ParityError(f"the artifact does not run in a fresh process: {lines[-1]}")
-        with np.load(outputs) as results:
-            return [
-                {spec.name: results[f"{b}/{i}"] for i, spec in enumerate(manifest.outputs)} for b in range(len(sample.batches))
-            ]
+    inputs, outputs = ([spec.name for spec in specs] for specs in (manifest.inputs, manifest.outputs))
+    try:
+        return _in_fresh_process(["artifact", str(artifact)], inputs, outputs, sample.batches)
+    except ChildProcessError as error:
+        raise ParityError(f"the artifact does not run in a fresh process: {error}") from None
+
+
+def run_original(original: Original, inputs: Sequence[str], outputs: Sequence[str], batches: Sequence[Batch]) -> list[Arrays]:
+    """The outputs of the original model for each batch: eager, float32, with torch's own kernels.
+
+    IPEX's library replaces some of them in every process that loads it, so then another process computes them. Raises
+    ModelError if that fails.
+    """
+    if not ipex_is_loaded():
+        from cpuc.compiler.capture import run_eager
+
+        return [run_eager(original.module, inputs, outputs, batch.inputs) for batch in batches]
+    try:
+        return _in_fresh_process(["original", *original.origin, ",".join(inputs), ",".join(outputs)], inputs, outputs, batches)
+    except ChildProcessError as error:
+        raise ModelError(f"the original model does not run in a fresh process: {error}") from None
+
+
+def _in_fresh_process(
+    arguments: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], batches: Sequence[Batch]
+) -> list[Arrays]:
+    """What ``cpuc.compiler.fresh`` answers. Raises ChildProcessError with the last line that it wrote if it fails."""
+    arrays: dict[str, Any] = {
+        f"{b}/{i}": batch.inputs[name] for b, batch in enumerate(batches) for i, name in enumerate(inputs)
+    }
+    data = io.BytesIO()
+    np.savez(data, **arrays)
+    command = [sys.executable, "-P", "-m", "cpuc.compiler.fresh", *arguments]
+    process = subprocess.run(command, input=data.getvalue(), capture_output=True, check=False)
+    if process.returncode:
+        lines = process.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with code {process.returncode}"]
+        raise ChildProcessError(lines[-1])
+    with np.load(io.BytesIO(process.stdout)) as results:
+        return [{name: results[f"{b}/{i}"] for i, name in enumerate(outputs)} for b in range(len(batches))]
 
 
 def compare(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cpuc.runtime.bundle import Bundle, open_bundle
+from cpuc.runtime.bundle import Bundle, open_bundle, sign
 from cpuc.runtime.errors import BundleError, CpucError, InputError, ModelError, ParityError
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.model import Model, load
+from cpuc.runtime.signature import read_private_key
 
 __all__ = [
     "Bundle",
@@ -18,4 +19,6 @@ __all__ = [
     "ParityError",
     "load",
     "open_bundle",
+    "read_private_key",
+    "sign",
 ]

@@ -1,54 +1,70 @@
 """The bundle: one zip archive that is a TorchScript file, a manifest and what the task needs.
 
-Every member is stored uncompressed under one top folder, aligned to 64 bytes as PyTorch writes them, with fixed
-timestamps. The manifest is the last member and holds the SHA-256 of all the others.
+The manifest is the last member and holds the SHA-256 of all the others; a signed bundle has one more after it, the signature
+of the manifest.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cpuc.runtime.errors import BundleError, CpucError
+from cpuc.runtime.archive import File, Members, copy_members, list_members, write_member
+from cpuc.runtime.errors import BundleError
+from cpuc.runtime.files import atomic_write
 from cpuc.runtime.manifest import MAX_BYTES, Manifest
+from cpuc.runtime.signature import MAX_SIGNATURE, Signature, check_signature, sign_manifest
 
-ROOT = "cpuc"
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 EXTRA = "extra/"
 MANIFEST = EXTRA + "manifest.json"
-ALIGNMENT = 64
+SIGNATURE = EXTRA + "signature.json"
 # TorchScript writes these for stack traces and caching; they carry paths of the compiling machine.
 _DROPPED = (".debug_pkl", ".data/serialization_id")
 _CHUNK = 1 << 20
-_LOCAL_HEADER = 30
-_MAX_MEMBERS = 100_000
+# The largest tokenizers there are take 40 MB.
+_MAX_EXTRA = 256 << 20
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened and checked bundle; ``members`` maps each name to its (offset, size) in the file."""
+    """An opened and checked bundle; ``members`` maps each name to its (offset, size) in the file.
 
-    path: Path
+    `signature` is the one in the bundle, which only `open_bundle` with a trusted key has checked; `trusted` says that it did.
+    """
+
+    file: File
     manifest: Manifest
-    members: dict[str, tuple[int, int]]
+    members: Members
+    signature: Signature | None
+    trusted: bool
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
 
     def read(self, name: str) -> bytes:
         """The bytes of an extra file such as ``tokenizer.json``. Raises BundleError if it is not there or altered."""
-        data = _read_member(self.path, self.members, EXTRA + name)
-        if hashlib.sha256(data).hexdigest() != self.manifest.members.get(EXTRA + name):
-            raise _altered(self.path, EXTRA + name)
+        member = EXTRA + name
+        if member not in self.manifest.members:
+            raise BundleError(f"{self.path}: member {member!r} is missing: compile the model again")
+        data = _read_member(self.file, self.members, member, _MAX_EXTRA)
+        if hashlib.sha256(data).hexdigest() != self.manifest.members[member]:
+            raise _altered(self.path, member)
         return data
 
     def check_digests(self) -> None:
         """Compare the SHA-256 of every member with the manifest. Raises BundleError naming the first that differs."""
-        halves = _split_by_size({name: size for name, (_, size) in self.members.items() if name != MANIFEST})
+        halves = _split_by_size({name: self.members[name][1] for name in self.manifest.members})
         with ThreadPoolExecutor(len(halves)) as pool:
             for wrong in pool.map(self._first_altered, halves):
                 if wrong is not None:
@@ -56,85 +72,51 @@ class Bundle:
 
     def _first_altered(self, names: list[str]) -> str | None:
         buffer = memoryview(bytearray(_CHUNK))
-        with self.path.open("rb", buffering=0) as file:
-            for name in names:
-                offset, left = self.members[name]
-                digest = hashlib.sha256()
-                file.seek(offset)
-                while left > 0 and (count := file.readinto(buffer[: min(left, _CHUNK)])):
-                    digest.update(buffer[:count])
-                    left -= count
-                if left or digest.hexdigest() != self.manifest.members[name]:
-                    return name
+        for name in names:
+            offset, left = self.members[name]
+            digest = hashlib.sha256()
+            while left > 0 and (count := self.file.read_into(buffer[: min(left, _CHUNK)], offset)):
+                digest.update(buffer[:count])
+                left, offset = left - count, offset + count
+            if left or digest.hexdigest() != self.manifest.members[name]:
+                return name
         return None
 
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+def open_bundle(path: str | os.PathLike[str], *, trust: str | os.PathLike[str] | None = None) -> Bundle:
     """Read and check the structure and the manifest, without reading the weights or executing anything.
 
-    Raises BundleError for a file that is missing, no bundle, damaged, or of another format version.
+    Args:
+        trust: a PEM file with an Ed25519 public key. The bundle must be signed by it, which is checked before anything that the
+            bundle says is read.
+
+    Raises BundleError for a file that is missing, no bundle, damaged, of another format version, or not signed as it must be;
+    InputError for a key that cannot be read.
     """
     path = Path(path)
+    file = File(path)
+    members = list_members(file, MANIFEST)
+    text = _read_member(file, members, MANIFEST, MAX_BYTES)
+    signed = _read_member(file, members, SIGNATURE, MAX_SIGNATURE) if SIGNATURE in members else None
     try:
-        with path.open("rb") as file:
-            members = _list_members(path, file)
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no such file") from None
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if members[MANIFEST][1] > MAX_BYTES:
-        raise BundleError(f"{path}: manifest.json is larger than {MAX_BYTES} bytes: the bundle is damaged")
-    try:
-        manifest = Manifest.from_json(_read_member(path, members, MANIFEST))
+        signature = None if signed is None else Signature.from_json(signed)
+        if trust is not None:
+            check_signature(signature, text, trust)
+        manifest = Manifest.from_json(text)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
-    if difference := sorted(set(manifest.members) ^ (set(members) - {MANIFEST})):
+    if difference := sorted(set(manifest.members) ^ (set(members) - {MANIFEST, SIGNATURE})):
         raise BundleError(f"{path}: member {difference[0]!r} is not in both the archive and the manifest: do not use it")
-    return Bundle(path, manifest, members)
+    if list(members)[-1 if signature is None else -2] != MANIFEST:
+        raise BundleError(f"{path}: member {MANIFEST!r} is not the last one: do not use this file")
+    return Bundle(file, manifest, members, signature, trust is not None)
 
 
-def _list_members(path: Path, file: io.BufferedReader) -> dict[str, tuple[int, int]]:
-    """Where each member's bytes lie, from the central directory, refusing anything that readers could disagree on."""
-    not_ours = f"{path}: not a cpuc bundle"
-    try:
-        archive = zipfile.ZipFile(file)
-        infos = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise BundleError(f"{not_ours}, or one that is cut short ({error}): compile or copy it again") from None
-    if f"{ROOT}/{MANIFEST}" not in {info.filename for info in infos}:
-        raise BundleError(f"{not_ours}: it has no manifest.json; make one with 'cpuc compile'")
-    if len(infos) > _MAX_MEMBERS:
-        raise BundleError(f"{path}: more than {_MAX_MEMBERS} members: the bundle is damaged")
-    size = os.fstat(file.fileno()).st_size
-    members: dict[str, tuple[int, int]] = {}
-    for info in infos:
-        name = info.filename.removeprefix(ROOT + "/")
-        parts = info.filename.split("/")
-        if parts[0] != ROOT or not name or name in members or {"", ".", ".."} & set(parts):
-            raise BundleError(f"{path}: member {info.filename!r} is misplaced or there twice: do not use this file")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.compress_size != info.file_size:
-            raise BundleError(f"{path}: member {info.filename!r} is compressed or encrypted: do not use this file")
-        if not 0 <= info.header_offset < size:
-            raise BundleError(f"{path}: member {info.filename!r} is damaged: compile or copy it again")
-        file.seek(info.header_offset)
-        header = file.read(_LOCAL_HEADER)
-        if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
-            raise BundleError(f"{path}: member {info.filename!r} is damaged: compile or copy it again")
-        name_size, extra_size = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-        offset = info.header_offset + _LOCAL_HEADER + name_size + extra_size
-        if file.read(name_size) != info.filename.encode() or offset + info.file_size > size:
-            raise BundleError(f"{path}: member {info.filename!r} is damaged: compile or copy it again")
-        members[name] = (offset, info.file_size)
-    return members
-
-
-def _read_member(path: Path, members: Mapping[str, tuple[int, int]], name: str) -> bytes:
-    if name not in members:
-        raise BundleError(f"{path}: member {name!r} is missing: compile the model again")
+def _read_member(file: File, members: Members, name: str, most: int) -> bytes:
     offset, size = members[name]
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+    if size > most:
+        raise BundleError(f"{file.path}: {name.removeprefix(EXTRA)} is larger than {most} bytes: the bundle is damaged")
+    return file.read(offset, size)
 
 
 def _altered(path: Path, name: str) -> BundleError:
@@ -159,13 +141,18 @@ def stage(path: Path, torchscript: bytes, extra: Mapping[str, bytes]) -> dict[st
     The result opens with plain ``torch.jit.load`` and lacks only its manifest, which `seal` adds.
     """
     digests: dict[str, str] = {}
+
+    def write(name: str, data: bytes) -> None:
+        write_member(target, name, data)
+        digests[name] = hashlib.sha256(data).hexdigest()
+
     with zipfile.ZipFile(io.BytesIO(torchscript)) as saved, zipfile.ZipFile(path, "w") as target:
         for info in saved.infolist():
             name = info.filename.split("/", 1)[1]
             if not name.endswith(_DROPPED):
-                digests[name] = _write_member(target, name, saved.read(info))
+                write(name, saved.read(info))
         for name, data in sorted(extra.items()):
-            digests[EXTRA + name] = _write_member(target, EXTRA + name, data)
+            write(EXTRA + name, data)
     return digests
 
 
@@ -173,62 +160,24 @@ def seal(path: Path, manifest: Manifest, digests: Mapping[str, str]) -> Manifest
     """Add the manifest, holding `digests`, to a staged bundle; returns the manifest as written."""
     manifest = Manifest.from_json(replace(manifest, members=dict(sorted(digests.items()))).to_json())
     with zipfile.ZipFile(path, "a") as target:
-        _write_member(target, MANIFEST, manifest.to_json().encode())
+        write_member(target, MANIFEST, manifest.to_json().encode())
     return manifest
 
 
-def _write_member(target: zipfile.ZipFile, name: str, data: bytes) -> str:
-    info = zipfile.ZipInfo(f"{ROOT}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-    info.external_attr = 0o644 << 16
-    # The padding field 'FB' is the one PyTorch's own writer uses to align tensors for memory mapping.
-    start = target.start_dir + _LOCAL_HEADER + len(info.filename.encode()) + 4
-    padding = -start % ALIGNMENT
-    info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-    target.writestr(info, data)
-    return hashlib.sha256(data).hexdigest()
+def sign(path: str | os.PathLike[str], key: Ed25519PrivateKey, output: str | os.PathLike[str] | None = None) -> Bundle:
+    """Sign a bundle whose members match their digests; another signature is replaced.
 
+    Args:
+        key: what `signature.read_private_key` gave.
+        output: the signed bundle; by default it replaces the one at `path`.
 
-@contextlib.contextmanager
-def atomic_write(target: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """A temporary path beside `target`, moved onto it when the block succeeds and removed when it does not.
-
-    Raises CpucError if `target` exists and `force` is not given, or if its folder cannot be written.
+    Returns the signed bundle. Raises BundleError if the bundle is damaged, CpucError if it cannot be written.
     """
-    target = Path(os.path.realpath(target))  # through links, as any program writes
-    check_writable(target, force=force)
-    try:
-        handle, name = tempfile.mkstemp(prefix=".cpuc.", suffix=".tmp", dir=target.parent)
-    except OSError as error:
-        raise CpucError(f"{target}: cannot be written: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    except OSError as error:
-        raise CpucError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_writable(target: Path, *, force: bool) -> None:
-    """Raise CpucError early if `target` could not be written at the end."""
-    target = Path(os.path.realpath(target))
-    try:
-        exists = target.exists()
-    except OSError as error:
-        raise CpucError(f"{target}: cannot be written: {error.strerror or error}") from error
-    if target.is_dir():
-        raise CpucError(f"{target}: is a folder; name a file")
-    if exists and not target.is_file():
-        raise CpucError(f"{target}: is not a regular file; name another, or - for standard output")
-    if exists and not force:
-        raise CpucError(f"{target}: exists already; give --force to replace it")
-    folder = target.parent
-    if not folder.is_dir():
-        raise CpucError(f"{folder}: no such folder; create it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CpucError(f"{folder}: no permission to write there")
+    bundle = open_bundle(path)
+    bundle.check_digests()
+    signature = sign_manifest(_read_member(bundle.file, bundle.members, MANIFEST, MAX_BYTES), key)
+    target = Path(path if output is None else output)
+    with atomic_write(target, force=output is None) as staged, zipfile.ZipFile(staged, "w") as archive:
+        copy_members(bundle.file, {name: place for name, place in bundle.members.items() if name != SIGNATURE}, archive)
+        write_member(archive, SIGNATURE, signature.to_json().encode())
+    return open_bundle(target)

@@ -29,9 +29,12 @@ class Engine:
 
     Raises:
         BundleError: the bundle is damaged, or was made for other versions or another CPU.
+        InputError: digests are not to be checked of a bundle whose signature was asked for.
     """
 
     def __init__(self, bundle: Bundle, *, check_digests: bool = True) -> None:
+        if bundle.trusted and not check_digests:
+            raise InputError("a signature covers digests: with a trusted key they have to be checked")
         self.manifest = bundle.manifest
         check_versions(bundle)
         if check_digests:
@@ -43,7 +46,7 @@ class Engine:
         if check_digests:
             verified.result()
         try:
-            self._module = torch.jit.load(str(bundle.path), map_location="cpu")
+            self._module = torch.jit.load(bundle.file.reopened, map_location="cpu")
         except RuntimeError as error:
             raise BundleError(f"{bundle.path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
 

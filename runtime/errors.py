@@ -1,4 +1,4 @@
-"""The errors that cpuc raises on purpose, each with the exit code that the command line gives it."""
+"""The errors that cpuc raises on purpose, each with the exit code that the command line gives it, and how they are shown."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ class ParityError(CpucError):
     """The compiled artifact does not agree with the original model."""
 
     exit_code = 3
+
+
+def printable(text: str) -> str:
+    """`text` with what could move a terminal's cursor or turn its direction escaped: names in bundles are anybody's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -39,6 +39,11 @@ def ipex_library() -> Path:
     raise BundleError("intel-extension-for-pytorch is not installed, or has no CPU library: pip install cpuc")
 
 
+def ipex_is_loaded() -> bool:
+    """Whether this process has IPEX's library, loaded by us or by an import of its package."""
+    return _loaded or "intel_extension_for_pytorch" in sys.modules
+
+
 def load_ipex() -> None:
     """Register IPEX's operators and graph passes with torch, once per process.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ MAX_BYTES = 4 * 1024 * 1024
 # Names that torch and numpy share.
 DTYPES = ("bool", "int32", "int64", "float16", "float32", "float64")
 LARGEST_SIZE = 2**31
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.]{0,40}(\+[0-9A-Za-z.]{1,40})?")
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,10 @@ def _refuse(constant: str) -> None:
 
 def _check_values(manifest: Manifest) -> None:
     """What types cannot say: bounds that make sense, names that are there once, dtypes that exist."""
+    for name in ("torch", "ipex"):
+        version = getattr(manifest.build, name)
+        if not _VERSION.fullmatch(version):  # a user is told to install it
+            raise BundleError(f"manifest.json.build.{name}: {version!r} is no version")
     for name, axis in manifest.axes.items():
         if not 0 < axis.minimum <= (LARGEST_SIZE if axis.maximum is None else axis.maximum) <= LARGEST_SIZE:
             raise BundleError(f"manifest.json.axes.{name}: {axis.minimum} to {axis.maximum} is no range of sizes")

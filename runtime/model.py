@@ -116,19 +116,27 @@ class Model:
         return self._engine.run(inputs)
 
 
-def load(path: str | os.PathLike[str], *, check_digests: bool = True, warm_up: bool = True) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trust: str | os.PathLike[str] | None = None,
+    check_digests: bool = True,
+    warm_up: bool = True,
+) -> Model:
     """Load a bundle that ``cpuc compile`` wrote.
 
     Args:
         path: the ``.pt`` file.
+        trust: a PEM file with an Ed25519 public key: the bundle must be signed by it.
         check_digests: compare every member with the manifest's SHA-256 before it is used.
         warm_up: run rows of usual lengths before returning, so that the first request is as fast as the others. A program that
             answers one request and ends does better without.
 
     Raises:
-        BundleError: no such file, no bundle, damaged, or made for other versions or another CPU.
+        BundleError: no such file, no bundle, damaged, not signed as it must be, or made for other versions or another CPU.
+        InputError: a key that cannot be read, or one without the digests that it signs.
     """
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, trust=trust)
     task = load_task(bundle.manifest, bundle.read)
     model = Model(Engine(bundle, check_digests=check_digests), task)
     if warm_up:

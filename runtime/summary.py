@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-from cpuc.runtime.manifest import Manifest, Quantization, TensorSpec
+import json
+
+from cpuc.runtime.bundle import Bundle
+from cpuc.runtime.errors import printable
+from cpuc.runtime.manifest import Manifest, Proof, Quantization, TensorSpec
+from cpuc.runtime.tasks import names as list_tasks
+from cpuc.runtime.tasks import task_module
 
 
-def describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The manifest for a person: titles, each with rows of a name and a value."""
+def tasks() -> list[str]:
+    """What each task takes and gives, with an example, line by line: what ``cpuc tasks`` prints."""
+    lines = []
+    for name in list_tasks():
+        about = task_module(name).ABOUT
+        lines += [
+            name,
+            f"  takes    {about.takes}",
+            f"  example  {json.dumps(about.example, ensure_ascii=False)}",
+            f"  gives    {about.gives}",
+            f"  answer   {json.dumps(about.answer, ensure_ascii=False)}",
+        ]
+    return lines
+
+
+def describe(bundle: Bundle) -> list[str]:
+    """The manifest for a person: titles, each followed by rows of a name and a value."""
+    lines = []
+    for title, rows in _sections(bundle):
+        lines.append(title)
+        lines += [f"  {printable(name):<16}{printable(value)}" for name, value in rows]
+    return lines
+
+
+def _sections(bundle: Bundle) -> list[tuple[str, list[tuple[str, str]]]]:
+    manifest, signature = bundle.manifest, bundle.signature
     source, build = manifest.source, manifest.build
     what = [
         ("task", manifest.task),
@@ -15,7 +45,7 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, s
         ("licence", source.license or "not stated"),
         ("weights", source.weights),
         ("format", f"{manifest.format_version}, written by cpuc {manifest.cpuc_version}"),
-        ("size", megabytes(size)),
+        ("size", megabytes(bundle.file.size)),
     ]
     axes = [
         (name, f"at least {axis.minimum}" + ("" if axis.maximum is None else f", at most {axis.maximum}"))
@@ -32,7 +62,10 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, list[tuple[str, s
     ]
     if build.quantization:
         built += [("int8", quantization(build.quantization)), ("not int8", kept(build.quantization))]
-    integrity = [("sha-256", f"{len(manifest.members)} members; checked when the bundle is loaded")]
+    integrity = [
+        ("sha-256", f"{len(manifest.members)} members; checked when the bundle is loaded"),
+        ("signature", f"by {signature.signer}; checked with --trust" if signature else "none"),
+    ]
     return [
         ("what it is", what),
         ("inputs, in order", inputs),
@@ -82,9 +115,11 @@ def counts(operators: dict[str, int]) -> str:
 
 def proof(manifest: Manifest) -> str:
     """How well the artifact agrees with the original model, in one line."""
-    figures = manifest.proof
-    if figures is None:
-        return "not verified (--no-verify)"
+    return "not verified (--no-verify)" if manifest.proof is None else agreement(manifest.proof)
+
+
+def agreement(figures: Proof) -> str:
+    """The figures of a proof, in one line."""
     return (
         f"{figures.inputs} batches against eager fp32: largest difference {figures.max_abs_difference:g}, "
         f"rms {figures.rms_relative_difference:.2g} of the outputs' size (allowed {figures.tolerance:g}), "

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import cpuc
-from cpuc.runtime.bundle import ALIGNMENT, MANIFEST, ROOT, open_bundle
+from cpuc.runtime.archive import ALIGNMENT, ROOT
+from cpuc.runtime.bundle import MANIFEST, open_bundle
 from cpuc.runtime.libraries import ipex_library
 
 Manifest = dict[str, Any]
