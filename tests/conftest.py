@@ -61,6 +61,22 @@ def fp32(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random question-answering model of two layers."""
+    from tiny import make_model  # imports transformers
+
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", "bert")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of that model: 2 MB, for tests that take it apart."""
+    path = tmp_path_factory.mktemp("bundles") / "tiny.pt"
+    cpuc.compile(str(tiny_model), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def bf16(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the embedded model at bf16."""
     needs_avx512()
