@@ -4,7 +4,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint coverage clean
+.PHONY: demo test fast lint coverage fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cpuc compile examples/minilm-qa -o artifacts/model.pt --force
@@ -45,6 +45,16 @@ $(ORACLE)/.installed: $(VENV)/.installed-test
 # The table of what compiles, docs/coverage.md; nothing else should run meanwhile.
 coverage: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/coverage.py
+
+# The readers of bundles and of input, FUZZ_SECONDS each; what is found is written to build/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"
+	mkdir -p build/fuzz
+	for target in bundle manifest records signature tensors tokenizer; do \
+		$(BIN)/python tests/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 \
+			-artifact_prefix=build/fuzz/$$target- || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) $(ORACLE) build artifacts/*.pt

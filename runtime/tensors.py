@@ -14,6 +14,9 @@ import numpy as np
 from cpuc.runtime.errors import InputError
 from cpuc.runtime.manifest import Manifest
 
+# A few thousand images; what compresses to little must not fill the memory.
+MAX_NPZ = 2 << 30
+
 
 def parse_tensors(data: bytes, source: str, manifest: Manifest) -> dict[str, np.ndarray]:
     """Arrays from a ``.npz`` archive or from a JSON object of nested lists, by name, in the signature's dtypes.
@@ -29,8 +32,17 @@ def parse_tensors(data: bytes, source: str, manifest: Manifest) -> dict[str, np.
 def _parse_npz(data: bytes, source: str) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            size = sum(member.file_size for member in archive.zip.infolist())
+            if size > MAX_NPZ:
+                raise InputError(
+                    f"{source}: takes {size} bytes unpacked, at most {MAX_NPZ} are read: give fewer rows at a time"
+                )
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except InputError:
+        raise
+    except MemoryError:  # an array that says it is larger than its data
+        raise InputError(f"{source}: not a readable .npz archive: an array is larger than memory") from None
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{source}: not a readable .npz archive: {error}") from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):

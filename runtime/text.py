@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +70,18 @@ def parse_text(value: Any, where: str, *, pairs: bool = False) -> Text:
     return Text(string_field(record, "text", where), pair, record.get("id"), where)
 
 
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of tokenizers, which has no class of its own for them, as errors of ours."""
+    try:
+        yield
+    except BaseException as error:
+        # A panic of Rust is not an Exception, and its class is in no module that can be imported.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise BundleError(f"{what}: {error}") from None
+        raise
+
+
 class TextEncoder:
     """The bundle's tokenizer, and the rows of the model's signature that it makes. Calls may come from several threads.
 
@@ -87,11 +101,9 @@ class TextEncoder:
         if any(spec.shape != ["batch", "sequence"] for spec in manifest.inputs):
             raise BundleError("manifest.json: the inputs are not those of a text model")
         self.maximum = manifest.axes["sequence"].maximum
-        try:
+        with _told("tokenizer.json cannot be read"):
             self._json = tokenizer_json.decode()
             self.tokenizer = self._make()
-        except Exception as error:  # tokenizers raises nothing more special
-            raise BundleError(f"tokenizer.json cannot be read: {error}") from None
         # Truncation is state of a tokenizer, and threads may ask for different ones: one tokenizer for each.
         self.truncating = functools.lru_cache(maxsize=16)(self._make_truncating)
 
@@ -105,6 +117,13 @@ class TextEncoder:
         tokenizer = self._make()
         tokenizer.enable_truncation(length, stride=stride, strategy=strategy, direction=direction)
         return tokenizer
+
+    def tokenize(
+        self, text: str, pair: str | None, where: str, tokenizer: tokenizers.Tokenizer | None = None
+    ) -> tokenizers.Encoding:
+        """The encoding of a text or a pair as it is, by one of `truncating` if given. Raises BundleError if that fails."""
+        with _told(f"{where}: the bundle's tokenizer cannot encode it"):
+            return (tokenizer or self.tokenizer).encode(text, pair)
 
     def row(self, encoding: tokenizers.Encoding, context: Any = None) -> Row:
         """The row of an encoding; `context` is the encoding itself unless decoding needs more."""
@@ -130,7 +149,7 @@ class TextEncoder:
         Raises InputError if the text is longer than that or has no token.
         """
         limit = min((each for each in (length, self.maximum) if each is not None), default=None)
-        encoding = self.tokenizer.encode(text, pair)
+        encoding = self.tokenize(text, pair, where)
         if limit is not None and len(encoding) > limit:
             if cut is None:
                 raise InputError(
@@ -145,10 +164,10 @@ class TextEncoder:
     def _cut(self, text: str, pair: str | None, where: str, cut: str, limit: int) -> tokenizers.Encoding:
         if cut == "only_first" and pair is not None:
             # tokenizers aborts where nothing of the first text would be left.
-            rest = len(self.tokenizer.encode("", pair))
+            rest = len(self.tokenize("", pair, where))
             if rest >= limit:
                 raise InputError(f"{where}: the second text alone takes {rest} tokens, the model takes at most {limit}")
-        return self.truncating(limit, 0, cut, self._cut_side).encode(text, pair)
+        return self.tokenize(text, pair, where, self.truncating(limit, 0, cut, self._cut_side))
 
 
 # What tokenizers of old WordPiece and CTC models are asked to tidy up when they decode, in this order
@@ -175,7 +194,7 @@ class TextTask(BaseTask):
 
     def warm_up(self) -> Row:
         """A row that the model can run, whatever the task."""
-        return self.encoder.row(self.encoder.tokenizer.encode("warm up"))
+        return self.encoder.row(self.encoder.tokenize("warm up", None, "the text to warm up with"))
 
     def parse(self, value: Any, where: str) -> Any:
         return parse_text(value, where)

@@ -21,6 +21,7 @@ from cpuc.runtime.engine import cpu_offers
 
 if TYPE_CHECKING:
     from evaluation import Models, Write
+    from keys import Keys
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -74,6 +75,14 @@ def tiny(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundles") / "tiny.pt"
     cpuc.compile(str(tiny_model), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """The keys of somebody who is trusted."""
+    from keys import make_keys
+
+    return make_keys(tmp_path_factory.mktemp("keys"), "trusted")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fuzz
 import pytest
 from archives import Member, pack, unpack, with_manifest
 from hypothesis import HealthCheck, given, settings
@@ -20,8 +21,6 @@ from hypothesis import strategies as st
 import cpuc
 from cpuc.runtime.bundle import MANIFEST, open_bundle
 
-# What hypothesis and the fuzzer found before it was mended; each file is one input that must be refused.
-SEEDS = Path(__file__).parent / "seeds"
 EVERY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -330,7 +329,22 @@ def test_any_change_of_the_bytes_is_harmless_or_refused(tiny: Path, tmp_path: Pa
     }
 
 
-@pytest.mark.parametrize("seed", sorted(SEEDS.glob("bundle/*")), ids=lambda path: path.name)
-def test_what_the_fuzzer_found_in_bundles(seed: Path) -> None:
-    with pytest.raises(cpuc.BundleError):
-        check(seed)
+@pytest.mark.parametrize("seed", sorted(fuzz.SEEDS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_what_was_found_once(seed: Path) -> None:
+    assert not fuzz.run(seed.parent.name, seed.read_bytes())
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_the_fuzzer_begins_with_good_inputs(tmp_path: Path, target: str) -> None:
+    """Each target takes what it should, or it would find nothing."""
+    fuzz.write_corpus(target, tmp_path)
+    taken = [fuzz.run(target, path.read_bytes()) for path in sorted(tmp_path.iterdir())]
+    assert any(taken)
+
+
+def test_a_bomb_of_tensors(tmp_path: Path, tiny: Path, cli: Any) -> None:
+    bomb = pack([Member(b"input_ids.npy", b"", central={"size": 2**32 - 2})])
+    (tmp_path / "bomb.npz").write_bytes(bomb)
+    done = cli("run", tiny, "--raw", "-i", tmp_path / "bomb.npz")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "takes 4294967294 bytes unpacked" in done.stderr and "give fewer rows" in done.stderr

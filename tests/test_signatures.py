@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,15 @@ import pytest
 from archives import Member, pack, unpack, with_manifest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keys import PEM, Keys, make_keys
 
 import cpuc
 from cpuc.runtime.bundle import MANIFEST, SIGNATURE, open_bundle
 from cpuc.runtime.signature import Signature
 
 RECORD = {"question": "Who wrote it?", "context": "Ada Lovelace wrote it in London."}
-PKCS8, PEM = serialization.PrivateFormat.PKCS8, serialization.Encoding.PEM
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Paths of a key pair."""
-
-    private: Path
-    public: Path
-
-
-def make_keys(folder: Path, name: str, password: bytes | None = None) -> Keys:
-    key = Ed25519PrivateKey.generate()
-    encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    private.write_bytes(key.private_bytes(PEM, PKCS8, encryption))
-    public.write_bytes(key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
-    return Keys(private, public)
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    """The keys of somebody who is trusted."""
-    return make_keys(tmp_path_factory.mktemp("keys"), "trusted")
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ class QuestionAnswering(TextTask):
         """The pair as one encoding, or several of a long context."""
         assert options.max_seq_length is not None and options.doc_stride is not None
         pair = (record.question, record.context) if self._side else (record.context, record.question)
-        whole = self.encoder.tokenizer.encode(*pair)
+        whole = self.encoder.tokenize(*pair, record.where)
         context = whole.sequence_ids.count(self._side)
         if not context:
             raise InputError(f"{record.where}: field 'context' has no text that the model's tokenizer knows")
@@ -150,7 +150,8 @@ class QuestionAnswering(TextTask):
                 "question, or give a larger --max-seq-length or a smaller --doc-stride"
             )
         strategy = "only_second" if self._side else "only_first"
-        first = self.encoder.truncating(options.max_seq_length, options.doc_stride, strategy).encode(*pair)
+        truncating = self.encoder.truncating(options.max_seq_length, options.doc_stride, strategy)
+        first = self.encoder.tokenize(*pair, record.where, truncating)
         return [first, *first.overflowing]
 
     def decode(
