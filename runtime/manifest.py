@@ -210,7 +210,7 @@ def decode(kind: Any, value: Any, where: str) -> Any:
             except BundleError:
                 if dataclasses.is_dataclass(option) and isinstance(value, dict):
                     raise
-        raise BundleError(f"{where}: expected {kind}, found {type(value).__name__}")
+        raise BundleError(f"{where}: expected {' | '.join(map(_name, arguments))}, found {type(value).__name__}")
     if origin is list and isinstance(value, list):
         return [decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
@@ -219,7 +219,13 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         return value
     if kind is type(None) and value is None:
         return None
-    raise BundleError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {type(value).__name__}")
+    raise BundleError(f"{where}: expected {_name(kind)}, found {type(value).__name__}")
+
+
+def _name(kind: Any) -> str:
+    if dataclasses.is_dataclass(kind):
+        return "an object"
+    return "None" if kind is type(None) else str(getattr(kind, "__name__", kind))
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:

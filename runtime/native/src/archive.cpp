@@ -6,12 +6,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <set>
 #include <utility>
 
 #include "error.h"
+#include "text.h"
 
 namespace cpuc {
 namespace {
@@ -40,29 +40,10 @@ uint64_t number(const std::string& data, size_t at, size_t width) {
   return value;
 }
 
-// A name in quotes as Python's repr writes it, but for bytes beyond ASCII, which no bundle has: each is one U+FFFD.
-std::string quoted(const std::string& name) {
-  const bool twice = name.find('\'') != std::string::npos && name.find('"') == std::string::npos;
-  const char quote = twice ? '"' : '\'';
-  std::string text(1, quote);
-  for (const unsigned char byte : name) {
-    char escape[8];
-    std::snprintf(escape, sizeof escape, "\\x%02x", byte);
-    if (byte == '\n') text += "\\n";
-    else if (byte == '\r') text += "\\r";
-    else if (byte == '\t') text += "\\t";
-    else if (byte == '\\' || byte == quote) text += {'\\', static_cast<char>(byte)};
-    else if (byte >= 0x80) text += "\xEF\xBF\xBD";
-    else if (byte < 0x20 || byte == 0x7f) text += escape;
-    else text += static_cast<char>(byte);
-  }
-  return text + quote;
-}
-
 Error bundle_error(const File& file, const std::string& message) { return Error(Kind::bundle, file.path() + ": " + message); }
 
 Error damaged(const File& file, const std::string& name) {
-  return bundle_error(file, "member " + quoted(name) + " is damaged: compile or copy it again");
+  return bundle_error(file, "member " + quoted(name, true) + " is damaged: compile or copy it again");
 }
 
 // A record that the file's size has room for; a file that shrinks meanwhile gives zeros.
@@ -158,7 +139,7 @@ std::string checked_name(const File& file, const std::string& raw, std::set<std:
     start = stop + 1;
   }
   if (odd || !known.insert(lower).second)
-    throw bundle_error(file, "member " + quoted(raw) + " is misplaced or there twice: do not use this file");
+    throw bundle_error(file, "member " + quoted(raw, true) + " is misplaced or there twice: do not use this file");
   return raw.substr(top.size() + 1);
 }
 
@@ -199,6 +180,11 @@ File::File(std::string path) : path_(std::move(path)) {
 
 File::~File() { ::close(handle_); }
 
+std::string File::reopened() const {
+  const std::string own = "/proc/self/fd/" + std::to_string(handle_);
+  return ::access(own.c_str(), R_OK) == 0 ? own : path_;
+}
+
 std::string File::read(uint64_t offset, uint64_t size) const {
   if (offset >= size_) return "";
   std::string data(std::min(size, size_ - offset), '\0');
@@ -226,7 +212,7 @@ std::vector<Member> list_members(const File& file, const std::string& needed) {
   for (const Entry& entry : all) {
     const std::string name = checked_name(file, entry.name, known);
     if (!entry.plain)
-      throw bundle_error(file, "member " + quoted(name) + " is compressed or encrypted: do not use this file");
+      throw bundle_error(file, "member " + quoted(name, true) + " is compressed or encrypted: do not use this file");
     const Member member = located(file, entry, name, expected);
     if (member.offset > directory.place || member.size > directory.place - member.offset) throw damaged(file, name);
     expected = member.offset + member.size;

@@ -1,0 +1,88 @@
+#include "bundle.h"
+
+#include <algorithm>
+#include <array>
+#include <future>
+#include <set>
+#include <vector>
+
+#include "digest.h"
+#include "error.h"
+#include "text.h"
+
+namespace cpuc {
+namespace {
+
+const std::string manifest_name = "extra/manifest.json", signature_name = "extra/signature.json";
+constexpr uint64_t max_manifest = 4 << 20;
+
+std::string read_member(const File& file, const Member& member, uint64_t most) {
+  if (member.size > most)
+    throw Error(Kind::bundle, file.path() + ": " + member.name.substr(member.name.find('/') + 1) + " is larger than " +
+                                  std::to_string(most) + " bytes: the bundle is damaged");
+  return file.read(member.offset, member.size);
+}
+
+// The first name, in order, that only one of the two has.
+std::optional<std::string> difference(const Manifest& manifest, const std::map<std::string, Member>& members) {
+  std::set<std::string> only;
+  for (const auto& [name, digest] : manifest.members) {
+    if (members.count(name) == 0 || name == manifest_name || name == signature_name) only.insert(name);
+  }
+  for (const auto& [name, member] : members) {
+    if (name != manifest_name && name != signature_name && manifest.members.count(name) == 0) only.insert(name);
+  }
+  return only.empty() ? std::nullopt : std::optional<std::string>(*only.begin());
+}
+
+}  // namespace
+
+Bundle Bundle::open(const std::string& path, const std::optional<std::string>& trust) {
+  Bundle bundle;
+  bundle.file = std::make_unique<File>(path);
+  const std::vector<Member> list = list_members(*bundle.file, manifest_name);
+  for (const Member& member : list) bundle.members[member.name] = member;
+  const std::string text = read_member(*bundle.file, bundle.members.at(manifest_name), max_manifest);
+  const auto signed_ = bundle.members.find(signature_name);
+  std::optional<std::string> own;
+  if (signed_ != bundle.members.end()) own = read_member(*bundle.file, signed_->second, max_signature);
+  try {
+    std::optional<Signature> signature;
+    if (own) signature = Signature::from_json(*own);
+    if (trust) check_signature(signature, text, *trust);
+    bundle.manifest = Manifest::from_json(text);
+  } catch (const Error& error) {
+    if (error.kind != Kind::bundle) throw;
+    throw Error(Kind::bundle, path + ": " + error.what());
+  }
+  if (const auto odd = difference(bundle.manifest, bundle.members))
+    throw Error(Kind::bundle, path + ": member " + quoted(*odd) + " is not in both the archive and the manifest: do not use it");
+  if (list[list.size() - (own ? 2 : 1)].name != manifest_name)
+    throw Error(Kind::bundle, path + ": member '" + manifest_name + "' is not the last one: do not use this file");
+  return bundle;
+}
+
+void Bundle::check_digests() const {
+  // Two halves of about the same size: hashing is bound by one core, and the smallest servers have two.
+  std::vector<const Member*> order;
+  for (const auto& [name, digest] : manifest.members) order.push_back(&members.at(name));
+  std::stable_sort(order.begin(), order.end(), [](const Member* a, const Member* b) { return a->size > b->size; });
+  std::array<std::vector<const Member*>, 2> halves;
+  std::array<uint64_t, 2> totals{};
+  for (const Member* member : order) {
+    const size_t smaller = totals[1] < totals[0] ? 1 : 0;
+    halves[smaller].push_back(member), totals[smaller] += member->size;
+  }
+  const auto check = [this](const std::vector<const Member*>& half) {
+    for (const Member* member : half) {
+      if (sha256(*file, *member) != manifest.members.at(member->name))
+        throw Error(Kind::bundle, file->path() + ": member " + quoted(member->name) +
+                                      " does not match its SHA-256: the file was damaged or altered; copy it again");
+    }
+  };
+  auto other = std::async(std::launch::async, check, halves[1]);
+  check(halves[0]);
+  other.get();
+}
+
+}  // namespace cpuc

@@ -1,0 +1,28 @@
+// The bundle: an archive, its manifest, and its signature if it has one, as runtime/bundle.py reads them.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "archive.h"
+#include "manifest.h"
+#include "signature.h"
+
+namespace cpuc {
+
+struct Bundle {
+  std::unique_ptr<File> file;
+  std::map<std::string, Member> members;
+  Manifest manifest;
+
+  // Reads the structure and the manifest, and neither the weights nor anything that is executed. With `trust`, a PEM file with
+  // an Ed25519 public key, the bundle must be signed by it, which is checked before anything that it says is read. Throws Error.
+  static Bundle open(const std::string& path, const std::optional<std::string>& trust);
+
+  // Compares the SHA-256 of every member with the manifest. Throws Error naming one that differs.
+  void check_digests() const;
+};
+
+}  // namespace cpuc

@@ -1,0 +1,121 @@
+#include <ATen/Version.h>
+#include <c10/core/InferenceMode.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/script.h>
+#include <torch/version.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <future>
+#include <mutex>
+
+#include "cpuc.h"
+#include "text.h"
+
+namespace cpuc {
+namespace {
+
+// In rising order, as at::get_cpu_capability names them.
+const std::array<std::string, 4> capabilities = {"NO AVX", "DEFAULT", "AVX2", "AVX512"};
+
+std::string release(const std::string& version) { return version.substr(0, version.find('+')); }
+
+// The graph names operators and packed weight classes that both may change between releases.
+void check_versions(const Bundle& bundle) {
+  const std::array<std::array<std::string, 3>, 2> all = {{{"torch", bundle.manifest.torch, TORCH_VERSION},
+                                                          {"intel-extension-for-pytorch", bundle.manifest.ipex, CPUC_IPEX_VERSION}}};
+  for (const auto& [package, wanted, here] : all) {
+    if (release(wanted) != release(here))
+      throw Error(Kind::bundle, bundle.file->path() + ": compiled with " + package + " " + release(wanted) + ", but this program has " +
+                                    release(here) + ": compile the model again, or build the program with that release");
+  }
+}
+
+void check_cpu(const Bundle& bundle) {
+  const auto rank = [](const std::string& name) { return std::find(capabilities.begin(), capabilities.end(), name) - capabilities.begin(); };
+  const std::string& needed = bundle.manifest.isa;
+  const auto last = static_cast<std::ptrdiff_t>(capabilities.size());
+  if (rank(needed) == last)
+    throw Error(Kind::bundle, bundle.file->path() + ": needs CPU capability " + quoted(needed) + ", which this cpuc does not know: update cpuc");
+  const std::ptrdiff_t here = rank(at::get_cpu_capability());
+  if (here == last || here < rank(needed))
+    throw Error(Kind::bundle, bundle.file->path() + ": needs a CPU with " + needed +
+                                  ", which this one lacks: compile with another --precision, or run on another machine");
+}
+
+// Registers IPEX's operators with torch, once per process. Its library prints a notice that no user can act on.
+void load_ipex() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    const int saved = ::dup(STDERR_FILENO), null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (saved >= 0 && null >= 0) ::dup2(null, STDERR_FILENO);
+    const void* library = ::dlopen("libintel-ext-pt-cpu.so", RTLD_NOW | RTLD_GLOBAL);
+    if (saved >= 0 && null >= 0) ::dup2(saved, STDERR_FILENO);
+    if (saved >= 0) ::close(saved);
+    if (null >= 0) ::close(null);
+    if (library == nullptr) throw Error(Kind::bundle, std::string("IPEX's library cannot be loaded: ") + ::dlerror());
+  });
+}
+
+}  // namespace
+
+struct Model::Loaded {
+  Manifest manifest;
+  // forward() of a module is not const; calls do not change it, and may come from several threads.
+  mutable torch::jit::Module module;
+};
+
+Model::Model(std::unique_ptr<Loaded> loaded) : loaded_(std::move(loaded)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::string& path, const LoadOptions& options) {
+  return load(Bundle::open(path, options.trust), options.trust.has_value(), options.check_digests);
+}
+
+Model Model::load(const Bundle& bundle, bool signed_by_trusted, bool check_digests) {
+  if (signed_by_trusted && !check_digests)
+    throw Error(Kind::input, "a signature covers digests: with a trusted key they have to be checked");
+  check_versions(bundle);
+  check_cpu(bundle);
+  std::future<void> checked;
+  if (check_digests) checked = std::async(std::launch::async, [&bundle] { bundle.check_digests(); });
+  load_ipex();
+  if (check_digests) checked.get();
+  try {
+    return Model(std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(bundle.file->reopened(), at::kCPU)}));
+  } catch (const c10::Error& error) {
+    const std::string message = error.what_without_backtrace();
+    throw Error(Kind::bundle, bundle.file->path() + ": torch cannot load the graph: " + message.substr(0, message.find('\n')));
+  }
+}
+
+const Manifest& Model::manifest() const { return loaded_->manifest; }
+
+Tensors Model::run(const Tensors& inputs) const {
+  check_inputs(loaded_->manifest, inputs);
+  std::vector<c10::IValue> arguments;
+  for (const TensorSpec& spec : loaded_->manifest.inputs) arguments.emplace_back(inputs.at(spec.name));
+  // The graph is fused already: the executor would only profile and optimise it again. The flag belongs to the thread.
+  const bool optimizes = torch::jit::getGraphExecutorOptimize();
+  torch::jit::setGraphExecutorOptimize(false);
+  const c10::InferenceMode inference;
+  c10::IValue result;
+  try {
+    result = loaded_->module.forward(std::move(arguments));
+  } catch (...) {
+    torch::jit::setGraphExecutorOptimize(optimizes);
+    throw;
+  }
+  torch::jit::setGraphExecutorOptimize(optimizes);
+  const auto& values = result.toTupleRef().elements();
+  Tensors outputs;
+  for (size_t i = 0; i < loaded_->manifest.outputs.size(); ++i) outputs[loaded_->manifest.outputs[i].name] = values.at(i).toTensor();
+  return outputs;
+}
+
+}  // namespace cpuc
