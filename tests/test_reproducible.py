@@ -16,7 +16,7 @@ from cpuc.runtime.libraries import load_ipex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int8-dynamic"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_in_one_process_and_in_another(tiny_model: Path, tmp_path: Path, cli: Any, precision: str) -> None:
     precision = here(precision)
     copy = tmp_path / "elsewhere" / tiny_model.name
