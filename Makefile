@@ -4,7 +4,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint coverage fuzz clean
+.PHONY: demo test fast lint coverage fuzz native clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cpuc compile examples/minilm-qa -o artifacts/model.pt --force
@@ -55,6 +55,10 @@ fuzz: $(VENV)/.installed-test
 		$(BIN)/python tests/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 \
 			-artifact_prefix=build/fuzz/$$target- || exit 1; \
 	done
+
+# cpuc-run and libcpuc, which need no Python; in build/native.
+native: $(VENV)/.installed
+	$(BIN)/python -m cpuc.compiler.native build/native
 
 clean:
 	rm -rf $(VENV) $(ORACLE) build artifacts/*.pt
