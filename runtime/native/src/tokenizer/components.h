@@ -1,0 +1,61 @@
+// The parts of a tokenizer, and what makes them from tokenizer.json. They do not change once made.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tokenizer/encoding.h"
+#include "tokenizer/fields.h"
+#include "tokenizer/text.h"
+
+namespace cpuc {
+
+class Normalizer {
+ public:
+  virtual ~Normalizer() = default;
+  virtual void normalize(Text& text) const = 0;
+};
+
+class PreTokenizer {
+ public:
+  virtual ~PreTokenizer() = default;
+  // The words of a text, in order; none is empty.
+  virtual std::vector<Text> split(const Text& text) const = 0;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual std::vector<Token> tokenize(const Text& word) const = 0;
+  virtual std::optional<int64_t> token_to_id(std::string_view token) const = 0;
+  virtual std::optional<std::string> id_to_token(int64_t id) const = 0;
+  virtual size_t size() const = 0;
+  virtual std::string continuing_subword_prefix() const = 0;
+};
+
+class PostProcessor {
+ public:
+  virtual ~PostProcessor() = default;
+  // How many special tokens it adds.
+  virtual size_t added(bool pair) const = 0;
+  // One encoding of one or two sequences.
+  virtual Windows process(std::vector<Windows> sequences, bool add_special_tokens) const = 0;
+};
+
+class Decoder {
+ public:
+  virtual ~Decoder() = default;
+  virtual std::string decode(const std::vector<std::string>& tokens) const = 0;
+};
+
+// Each throws Error (bundle) that names the component if it is none of those supported.
+std::unique_ptr<const Normalizer> make_normalizer(const Fields& fields);
+std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const Fields& fields);
+std::unique_ptr<const Model> make_model(const Fields& fields);
+std::unique_ptr<const PostProcessor> make_post_processor(const Fields& fields);
+std::unique_ptr<const Decoder> make_decoder(const Fields& fields);
+
+}  // namespace cpuc

@@ -1,0 +1,31 @@
+// Text on its way to tokens.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cpuc {
+
+// A character, and which one of the original text it comes from.
+struct Character {
+  char32_t value;
+  size_t origin;
+};
+
+using Text = std::vector<Character>;
+
+// A token of a piece of text: characters `begin` to `end` of that piece.
+struct Token {
+  int64_t id;
+  std::string value;
+  size_t begin, end;
+};
+
+std::string to_utf8(const Text& text);
+
+// The characters of UTF-8, each its own origin. Throws Error (input) if it is none.
+Text to_text(std::string_view utf8);
+
+}  // namespace cpuc

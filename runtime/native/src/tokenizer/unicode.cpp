@@ -1,0 +1,126 @@
+#include "tokenizer/unicode.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "error.h"
+#include "tokenizer/unicode_tables.h"
+
+namespace cpuc::unicode {
+
+namespace {
+
+template <typename Entry, size_t count>
+const Entry* find(const Entry (&table)[count], char32_t character) {
+  const auto after = std::upper_bound(std::begin(table), std::end(table), character,
+                                      [](char32_t value, const Entry& entry) { return value < entry.first; });
+  if (after == std::begin(table) || character > std::prev(after)->last) return nullptr;
+  return std::prev(after);
+}
+
+utf8proc_category_t category(char32_t character) { return utf8proc_category(static_cast<utf8proc_int32_t>(character)); }
+
+bool is_ascii_punctuation(char32_t c) {
+  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
+}
+
+Expansion just(char32_t character) { return {{character}, 1}; }
+
+}  // namespace
+
+std::u32string decode(std::string_view utf8) {
+  std::u32string text;
+  text.reserve(utf8.size());
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(utf8.data());
+  for (size_t at = 0; at < utf8.size();) {
+    utf8proc_int32_t character = 0;
+    const utf8proc_ssize_t size = utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(utf8.size() - at), &character);
+    if (size <= 0) throw Error(Kind::input, "the text is not UTF-8: wrong byte at offset " + std::to_string(at));
+    text += static_cast<char32_t>(character);
+    at += static_cast<size_t>(size);
+  }
+  return text;
+}
+
+void append(std::string& utf8, char32_t character) {
+  utf8proc_uint8_t bytes[4];
+  const utf8proc_ssize_t size = utf8proc_encode_char(static_cast<utf8proc_int32_t>(character), bytes);
+  utf8.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(size));
+}
+
+bool is_space(char32_t character) {
+  if (character < 0x80) return character == ' ' || (character >= '\t' && character <= '\r');
+  if (character == 0x85) return true;
+  const utf8proc_category_t kind = category(character);
+  return kind == UTF8PROC_CATEGORY_ZS || kind == UTF8PROC_CATEGORY_ZL || kind == UTF8PROC_CATEGORY_ZP;
+}
+
+bool is_removed(char32_t character) {
+  if (character == '\t' || character == '\n' || character == '\r') return false;
+  if (character == 0xfffd) return true;
+  const utf8proc_category_t kind = category(character);
+  const bool control = kind == UTF8PROC_CATEGORY_CC || kind == UTF8PROC_CATEGORY_CF || kind == UTF8PROC_CATEGORY_CO;
+  return control && !find(kFormatKept, character);
+}
+
+bool is_ideograph(char32_t character) {
+  // The library's ranges, which leave out U+2B820 to U+2B91F and everything after Unicode 8.
+  static constexpr Range ranges[] = {{0x3400, 0x4dbf},   {0x4e00, 0x9fff},   {0xf900, 0xfaff},  {0x20000, 0x2a6df},
+                                     {0x2a700, 0x2b81f}, {0x2b920, 0x2ceaf}, {0x2f800, 0x2fa1f}};
+  return find(ranges, character);
+}
+
+bool is_accent(char32_t character) {
+  if (character < 0x300) return false;
+  if (find(kMarksAdded, character)) return true;
+  return category(character) == UTF8PROC_CATEGORY_MN && !find(kMarksKept, character);
+}
+
+bool is_punctuation(char32_t character) {
+  if (character < 0x80) return is_ascii_punctuation(character);
+  if (find(kPunctuationAdded, character)) return true;
+  const utf8proc_category_t kind = category(character);
+  return kind >= UTF8PROC_CATEGORY_PC && kind <= UTF8PROC_CATEGORY_PO && !find(kPunctuationMissing, character);
+}
+
+bool is_word(char32_t character) {
+  // Alphabetic beyond letters and marks, and Join_Control.
+  static constexpr Range others[] = {
+      {0x200c, 0x200d}, {0x24b6, 0x24e9}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}};
+  if (find(kWordAdded, character) || find(others, character)) return true;
+  const utf8proc_category_t kind = category(character);
+  const bool word = (kind >= UTF8PROC_CATEGORY_LU && kind <= UTF8PROC_CATEGORY_NL) || kind == UTF8PROC_CATEGORY_PC;
+  return word && !find(kWordMissing, character);
+}
+
+int combining_class(char32_t character) {
+  if (character < 0x300) return 0;
+  const int value = utf8proc_get_property(static_cast<utf8proc_int32_t>(character))->combining_class;
+  return value == 0 || find(kClassZero, character) ? 0 : value;
+}
+
+Expansion decompose(char32_t character) {
+  if (character < 0xc0 || find(kComposed, character)) return just(character);
+  utf8proc_int32_t parts[4];
+  int boundary = 0;
+  const utf8proc_ssize_t size =
+      utf8proc_decompose_char(static_cast<utf8proc_int32_t>(character), parts, 4, UTF8PROC_DECOMPOSE, &boundary);
+  // No canonical decomposition has more than four characters.
+  if (size < 1 || size > 4) return just(character);
+  Expansion result{{}, static_cast<size_t>(size)};
+  std::transform(parts, parts + size, result.characters.begin(), [](utf8proc_int32_t c) { return static_cast<char32_t>(c); });
+  return result;
+}
+
+Expansion lower(char32_t character) {
+  if (character < 0x80) return just(character >= 'A' && character <= 'Z' ? character + 32 : character);
+  // The one letter whose lower case, without regard to language or context, is two characters.
+  if (character == 0x130) return {{'i', 0x307}, 2};
+  if (const LowerRange* entry = find(kLower, character))
+    return just(static_cast<char32_t>(static_cast<int>(character) + entry->delta));
+  return just(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(character))));
+}
+
+}  // namespace cpuc::unicode
