@@ -1,6 +1,7 @@
 #include "tokenizer/fields.h"
 
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "error.h"

@@ -1,5 +1,6 @@
 // TemplateProcessing, and BertProcessing as a template.
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "tokenizer/components.h"
 

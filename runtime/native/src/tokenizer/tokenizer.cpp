@@ -1,6 +1,7 @@
 #include "tokenizer/tokenizer.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "error.h"
 #include "tokenizer/added_tokens.h"
@@ -31,8 +32,11 @@ std::unique_ptr<const Component> component(const Fields& fields, const char* nam
 nlohmann::json parse(std::string_view json) {
   try {
     return nlohmann::json::parse(json);
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(Kind::bundle, std::string("tokenizer.json cannot be read: ") + error.what());
+  } catch (const nlohmann::json::parse_error& error) {
+    // Its own message repeats bytes of the file, which may be anything.
+    throw Error(Kind::bundle, "tokenizer.json cannot be read: it is no JSON at byte " + std::to_string(error.byte));
+  } catch (const nlohmann::json::exception&) {
+    throw Error(Kind::bundle, "tokenizer.json cannot be read: it has a number that is too large");
   }
 }
 

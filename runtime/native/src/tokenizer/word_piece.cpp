@@ -1,4 +1,5 @@
 // WordPiece: the model and the decoder.
+#include <nlohmann/json.hpp>
 #include <unordered_map>
 
 #include "error.h"
