@@ -1,0 +1,167 @@
+"""The native tokenizer as a program, tokenizers that tests give it, and what the library says about the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import tokenizers
+from conftest import ROOT
+from tokenizers import normalizers
+
+SOURCE = ROOT / "runtime" / "native" / "src" / "tokenizer"
+BUILD = ROOT / "build" / "native" / "tokenizer"
+FLAGS = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def build() -> Path:
+    """The test program, built with AddressSanitizer and UndefinedBehaviorSanitizer. Later calls build what has changed."""
+    for tool in ("cmake", "g++", "make"):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is missing: apt-get install {tool}")
+    command = ["cmake", "-S", str(SOURCE), "-B", str(BUILD), "-DCPUC_SANITIZE=ON"]
+    configured = subprocess.run(command, capture_output=True, text=True, check=False)
+    if missing := re.search(r"^ *(.* is missing: apt-get install .*)$", configured.stderr, re.MULTILINE):
+        pytest.skip(missing[1])
+    assert configured.returncode == 0, configured.stderr
+    built = subprocess.run(
+        ["cmake", "--build", BUILD, "--target", "cpuc-tokenize"], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return BUILD / "cpuc-tokenize"
+
+
+def refusal(program: Path, path: Path) -> Any:
+    """What the program says of a file that it cannot use."""
+    done = subprocess.run([program, path], input="", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+class Native:
+    """`cpuc-tokenize` with one tokenizer.json, and the library with the same."""
+
+    def __init__(self, program: Path, path: Path) -> None:
+        self.library = tokenizers.Tokenizer.from_file(str(path))
+        self._process = subprocess.Popen([program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+        assert self._process.returncode == 0  # sanitizers report leaks when it ends
+
+    def ask(self, **request: Any) -> Any:
+        """The answer to a line. Fails if the program ended, as it does when a sanitizer finds something."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, f"the program ended with {self._process.wait()} at {request}"
+        return json.loads(line)
+
+    def check(self, text: str, pair: str | None = None, special: bool = True, **truncation: Any) -> None:
+        """Both give the same encodings, or both fail. `truncation`: length, stride, strategy, side."""
+        found = self.ask(text=text, pair=pair, special=special, **truncation)
+        wanted = self.expected(text, pair, special, **truncation)
+        if isinstance(wanted, str):
+            assert found == {"error": wanted, "kind": "bundle"}
+        else:
+            assert found == wanted
+
+    def expected(self, text: str, pair: str | None, special: bool, **truncation: Any) -> list[dict[str, Any]] | str:
+        """The library's encodings in the program's form, or the message with which it fails."""
+        try:
+            self.library.no_truncation()
+            if truncation:
+                names = {"stride": "stride", "strategy": "strategy", "side": "direction"}
+                options = {name: truncation[each] for each, name in names.items() if each in truncation}
+                self.library.enable_truncation(truncation["length"], **options)
+            encoding = self.library.encode(text, pair, add_special_tokens=special)
+        except BaseException as error:  # a panic of Rust is not an Exception
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return str(error)
+        return [as_json(each) for each in (encoding, *encoding.overflowing)]
+
+
+def as_json(encoding: tokenizers.Encoding) -> dict[str, Any]:
+    """An encoding of the library in the program's form."""
+    count = max((word + 1 for word in encoding.word_ids if word is not None), default=0)
+    spans = [[encoding.word_to_chars(word, sequence) for word in range(count + 1)] for sequence in (0, 1)]
+    return {
+        "ids": encoding.ids,
+        "type_ids": encoding.type_ids,
+        "tokens": encoding.tokens,
+        "offsets": [list(each) for each in encoding.offsets],
+        "special_tokens_mask": encoding.special_tokens_mask,
+        "word_ids": encoding.word_ids,
+        "sequence_ids": encoding.sequence_ids,
+        "words": [[list(each) if each else None for each in words] for words in spans],
+    }
+
+
+def vocabulary(characters: Iterable[str]) -> dict[str, int]:
+    """Special tokens, and a piece for each character and for each that some setting of BertNormalizer makes of it."""
+    lower, plain = normalizers.Lowercase(), normalizers.NFD()
+    pieces = dict.fromkeys(SPECIAL)
+    for character in characters:
+        for form in (character, lower.normalize_str(character), plain.normalize_str(character)):
+            for each in (*form, *lower.normalize_str(form)):
+                pieces[each] = pieces[f"##{each}"] = None
+    return {piece: i for i, piece in enumerate(pieces)}
+
+
+def bert(vocabulary: dict[str, int], **changes: Any) -> dict[str, Any]:
+    """A tokenizer.json of BERT's family with some of its parts changed."""
+    cls, sep = (
+        {"id": token, "ids": [vocabulary[token]], "tokens": [token]} if token in vocabulary else None
+        for token in ("[CLS]", "[SEP]")
+    )
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            added(token, vocabulary[token], special=True, normalized=False) for token in SPECIAL if token in vocabulary
+        ],
+        "normalizer": {"type": "BertNormalizer", **dict(zip(FLAGS, (True, True, None, True), strict=True))},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": template("[CLS]:0 A:0 [SEP]:0", "[CLS]:0 A:0 [SEP]:0 B:1 [SEP]:1", cls, sep),
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": vocabulary,
+        },
+        **changes,
+    }
+
+
+def added(content: str, number: int, **flags: bool) -> dict[str, Any]:
+    """An entry of `added_tokens`."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    return {"id": number, "content": content, **plain, **flags}
+
+
+def template(single: str, pair: str, *tokens: dict[str, Any] | None) -> dict[str, Any]:
+    """TemplateProcessing from pieces with their type, such as ``[CLS]:0 A:0``."""
+
+    def pieces(text: str) -> list[dict[str, Any]]:
+        split = (each.rsplit(":", 1) for each in text.split())
+        return [
+            {"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": int(number)}} for name, number in split
+        ]
+
+    special = {token["id"]: token for token in tokens if token}
+    return {"type": "TemplateProcessing", "single": pieces(single), "pair": pieces(pair), "special_tokens": special}
