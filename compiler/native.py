@@ -38,8 +38,8 @@ def build(folder: Path, *, sanitize: bool = False) -> Path:
     """Configure and build in `folder`, what has changed since the last time; returns it.
 
     Args:
-        sanitize: build only the readers of files, with AddressSanitizer and UndefinedBehaviorSanitizer, as ``cpuc-read``;
-            else ``libcpuc.so`` and ``cpuc-run``.
+        sanitize: build only what needs no torch, with AddressSanitizer and UndefinedBehaviorSanitizer, and the programs that
+            tests use; else ``libcpuc.so`` and ``cpuc-run``.
 
     Raises CpucError naming the packages that are missing, or with the last lines of the compiler.
     """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,27 +13,17 @@ import tokenizers
 from conftest import ROOT
 from tokenizers import normalizers
 
-SOURCE = ROOT / "runtime" / "native" / "src" / "tokenizer"
-BUILD = ROOT / "build" / "native" / "tokenizer"
+from cpuc.compiler import native
+
 FLAGS = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def build() -> Path:
-    """The test program, built with AddressSanitizer and UndefinedBehaviorSanitizer. Later calls build what has changed."""
-    for tool in ("cmake", "g++", "make"):
-        if not shutil.which(tool):
-            pytest.skip(f"{tool} is missing: apt-get install {tool}")
-    command = ["cmake", "-S", str(SOURCE), "-B", str(BUILD), "-DCPUC_SANITIZE=ON"]
-    configured = subprocess.run(command, capture_output=True, text=True, check=False)
-    if missing := re.search(r"^ *(.* is missing: apt-get install .*)$", configured.stderr, re.MULTILINE):
-        pytest.skip(missing[1])
-    assert configured.returncode == 0, configured.stderr
-    built = subprocess.run(
-        ["cmake", "--build", BUILD, "--target", "cpuc-tokenize"], capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    return BUILD / "cpuc-tokenize"
+def built(name: str, **options: Any) -> Path:
+    """A build folder, up to date. Skips the test where compiler or libraries are missing."""
+    if missing := native.missing_packages():
+        pytest.skip(f"building the native runtime needs {', '.join(missing)}")
+    return native.build(ROOT / "build" / name, **options)
 
 
 def refusal(program: Path, path: Path) -> Any:

@@ -16,24 +16,17 @@ import fuzz
 import numpy as np
 import pytest
 from archives import Member, pack, unpack, with_manifest
-from conftest import ROOT
 from keys import Keys, make_keys
+from native_tokenizer import built
 from test_bad_bundles import LIES
 
 import cpuc
-from cpuc.compiler import native
 from cpuc.runtime.bundle import open_bundle
 from cpuc.runtime.tensors import format_tensors, parse_tensors
 
 pytestmark = pytest.mark.slow
 # What the tiny model takes.
 ONE = json.dumps({"input_ids": [[1]], "attention_mask": [[1]]})
-
-
-def built(name: str, **options: Any) -> Path:
-    if missing := native.missing_packages():
-        pytest.skip(f"building the native runtime needs {', '.join(missing)}")
-    return native.build(ROOT / "build" / name, **options)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from native_tokenizer import FLAGS, SOURCE, Native, added, bert, build, refusal, template, vocabulary
+from native_tokenizer import FLAGS, Native, added, bert, built, refusal, template, vocabulary
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+from cpuc.compiler import native
+
+pytestmark = pytest.mark.slow
 
 Make = Callable[..., Native]
 
@@ -45,8 +49,8 @@ NASTY = [
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """The test program; see `build`."""
-    return build()
+    """The test program, under sanitizers."""
+    return built("native-sanitized", sanitize=True) / "src" / "tokenizer" / "cpuc-tokenize"
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +82,7 @@ def minilm_native(program: Path, minilm: Path) -> Iterator[Native]:
 @functools.cache
 def table_edges() -> str:
     """The first and the last character of every range in which the library and utf8proc differ."""
-    numbers = re.findall(r"\b0x([0-9a-f]+)\b", (SOURCE / "unicode_tables.h").read_text())
+    numbers = re.findall(r"\b0x([0-9a-f]+)\b", (native.SOURCES / "src" / "tokenizer" / "unicode_tables.h").read_text())
     return "".join(sorted({chr(int(number, 16)) for number in numbers}))
 
 

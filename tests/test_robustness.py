@@ -76,8 +76,8 @@ def test_memory_stays_flat_over_many_requests(tiny: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MANY, tiny], capture_output=True, text=True, check=True)
     *memory, lengths = map(int, done.stdout.split())
     assert lengths == 256
-    # The bound that SECURITY.md states.
-    assert memory[-1] - memory[0] < 16, memory
+    # The bound that SECURITY.md states: kernels are kept for the lengths that have been seen.
+    assert memory[-1] - memory[0] < 32, memory
 
 
 def ids(*values: int) -> dict[str, np.ndarray]:
