@@ -300,7 +300,8 @@ def verify_command(bundle: Path, trust: Path | None, against: str | None, revisi
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="An Ed25519 private key in PEM form.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The signed bundle.  [default: BUNDLE is replaced]")
-def sign_command(bundle: Path, key: Path, output: Path | None) -> None:
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+def sign_command(bundle: Path, key: Path, output: Path | None, force: bool) -> None:
     """Sign BUNDLE, so that 'run', 'verify' and 'load' can insist on where it comes from.
 
     The password of an encrypted key is taken from the environment variable CPUC_KEY_PASSWORD.
@@ -314,10 +315,9 @@ def sign_command(bundle: Path, key: Path, output: Path | None) -> None:
     """
     import cpuc
 
-    password = os.environ.get("CPUC_KEY_PASSWORD")
-    signed = cpuc.sign(bundle, cpuc.read_private_key(key, password.encode() if password else None), output)
-    assert signed.signature is not None
-    click.echo(f"{output or bundle}: signed by {signed.signature.signer}")
+    password = os.environb.get(b"CPUC_KEY_PASSWORD") or None
+    signed = cpuc.sign(bundle, cpuc.read_private_key(key, password), output, force=force)
+    click.echo(f"{output or bundle}: signed by {signed.signature and signed.signature.signer}")
 
 
 @main.command("tasks")

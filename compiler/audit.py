@@ -13,7 +13,7 @@ from cpuc.compiler.source import resolve, snapshot
 from cpuc.compiler.tasks import TASKS, select
 from cpuc.runtime.bundle import Bundle, open_bundle
 from cpuc.runtime.engine import check_cpu, check_versions
-from cpuc.runtime.errors import BundleError, InputError, ModelError, printable
+from cpuc.runtime.errors import BundleError, CpucError, InputError, ModelError, ParityError, printable
 from cpuc.runtime.manifest import Proof
 from cpuc.runtime.summary import agreement
 from cpuc.runtime.tasks import load_task
@@ -145,6 +145,11 @@ def _parity(bundle: Bundle, against: str, revision: str | None, report: Callable
     inputs, outputs = ([spec.name for spec in specs] for specs in (manifest.inputs, manifest.outputs))
     report("running both")
     with quiet():
-        eager = run_original(original, inputs, outputs, sample.batches)
-    artifact = replay(bundle.path, manifest, sample)
+        try:
+            eager = run_original(original, inputs, outputs, sample.batches)
+        except CpucError:
+            raise
+        except Exception as error:  # whatever a model of other sizes stumbles over
+            raise ParityError(f"{source.id}: does not take the inputs that the artifact takes: {error}") from error
+    artifact = replay(bundle.file, manifest, sample)
     return compare(runtime_task, manifest, sample, eager, artifact, PRECISIONS[manifest.build.precision].tolerance)

@@ -14,7 +14,8 @@ from cpuc.compiler.precision import FEATURES, LOGITS, PRECISIONS, check_cpu, slo
 from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
 from cpuc.compiler.tasks import TASKS, architecture_of, select
 from cpuc.runtime import bundle
-from cpuc.runtime.errors import InputError
+from cpuc.runtime.archive import File
+from cpuc.runtime.errors import InputError, ParityError
 from cpuc.runtime.files import atomic_write, check_writable
 from cpuc.runtime.libraries import installed_versions
 from cpuc.runtime.manifest import FORMAT_VERSION, Build, Manifest, TensorSpec
@@ -83,8 +84,11 @@ def compile(
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
-    with atomic_write(target, force=force) as staged:
-        return _build(_Request(source, files, task, kind, precision, given, verify, report), staged)
+    try:
+        with atomic_write(target, force=force) as staged:
+            return _build(_Request(source, files, task, kind, precision, given, verify, report), staged)
+    except ParityError as error:
+        raise ParityError(f"{error}: nothing was written") from None
 
 
 def _check_options(precision: str, verify: bool, allow_unlisted: bool) -> None:
@@ -140,7 +144,7 @@ def _build(request: _Request, staged: Path) -> Manifest:
     digests = bundle.stage(staged, fused.saved(), extra)
     if request.verify:
         report("verifying the artifact in a fresh process")
-        artifact = replay(staged, manifest, sample)
+        artifact = replay(File(staged), manifest, sample)
         manifest = replace(manifest, proof=compare(runtime_task, manifest, sample, eager, artifact, chosen.tolerance))
     return bundle.seal(staged, manifest, digests)
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpuc.runtime.archive import File
 from cpuc.runtime.errors import InputError, ModelError, ParityError
 from cpuc.runtime.libraries import ipex_is_loaded
 from cpuc.runtime.manifest import Manifest, Proof
@@ -74,14 +74,15 @@ def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]
     return Sample(parsed, owned, rows, batches, options)
 
 
-def replay(artifact: Path, manifest: Manifest, sample: Sample) -> list[Arrays]:
+def replay(artifact: File, manifest: Manifest, sample: Sample) -> list[Arrays]:
     """The outputs of `artifact` for each batch, computed by a fresh process, without transformers or the model's code.
 
-    Raises ParityError if the process fails.
+    The process is given this very file, whatever is moved onto its path meanwhile. Raises ParityError if it fails.
     """
     inputs, outputs = ([spec.name for spec in specs] for specs in (manifest.inputs, manifest.outputs))
     try:
-        return _in_fresh_process(["artifact", str(artifact)], inputs, outputs, sample.batches)
+        path = f"/proc/self/fd/{artifact.handle}"
+        return _in_fresh_process(["artifact", path], inputs, outputs, sample.batches, (artifact.handle,))
     except ChildProcessError as error:
         raise ParityError(f"the artifact does not run in a fresh process: {error}") from None
 
@@ -103,7 +104,11 @@ def run_original(original: Original, inputs: Sequence[str], outputs: Sequence[st
 
 
 def _in_fresh_process(
-    arguments: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], batches: Sequence[Batch]
+    arguments: Sequence[str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    batches: Sequence[Batch],
+    handles: Sequence[int] = (),
 ) -> list[Arrays]:
     """What ``cpuc.compiler.fresh`` answers. Raises ChildProcessError with the last line that it wrote if it fails."""
     arrays: dict[str, Any] = {
@@ -112,7 +117,7 @@ def _in_fresh_process(
     data = io.BytesIO()
     np.savez(data, **arrays)
     command = [sys.executable, "-P", "-m", "cpuc.compiler.fresh", *arguments]
-    process = subprocess.run(command, input=data.getvalue(), capture_output=True, check=False)
+    process = subprocess.run(command, input=data.getvalue(), capture_output=True, check=False, pass_fds=handles)
     if process.returncode:
         lines = process.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with code {process.returncode}"]
         raise ChildProcessError(lines[-1])
@@ -130,6 +135,8 @@ def compare(
     expected, actual = (_values(task, manifest, sample, outputs) for outputs in (eager, artifact))
     if not np.isfinite(expected).all():
         raise ModelError("the original model itself gives NaN or infinite values on ordinary text")
+    if actual.shape != expected.shape:
+        raise ParityError("the artifact's outputs have other sizes than the original model's")
     difference = np.abs(actual - expected)
     scale = float(np.sqrt(np.mean(expected**2))) or 1.0
     relative = float(np.sqrt(np.mean(difference**2))) / scale
@@ -137,7 +144,7 @@ def compare(
     if not relative <= tolerance:
         raise ParityError(
             f"the artifact differs from the original model by {relative:.2g} of its outputs' size, more than the "
-            f"{tolerance:g} allowed at {manifest.build.precision}: nothing was written"
+            f"{tolerance:g} allowed at {manifest.build.precision}"
         )
     answers = zip(_answers(task, sample, eager), _answers(task, sample, artifact), strict=True)
     return Proof(

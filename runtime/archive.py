@@ -6,6 +6,7 @@ directory follows the last of them in the same order, and the file ends with it.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -13,12 +14,14 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cpuc.runtime.errors import BundleError
 
 ROOT = "cpuc"
 ALIGNMENT = 64
+# Of a plain file that its owner may write. Other attributes may say that a member is a folder: then torch reads nothing.
+_ATTRIBUTES = 0o644 << 16
 # A directory that is read at all; the longest there is, of a model of thousands of weights, takes a few hundred kilobytes.
 _MAX_DIRECTORY = 16 << 20
 # Sizes and the disk numbers between them, which are 0, of the end record and of its form for archives over 4 GB.
@@ -73,10 +76,15 @@ class File:
             raise BundleError(f"{self.path}: cannot be read: {error.strerror or error}") from None
 
     @property
-    def reopened(self) -> str:
-        """A path that opens this very file, if there is one: the system's list of open files may not be mounted."""
+    def handle(self) -> int:
+        """The system's number of the open file."""
+        return self._handle
+
+    @property
+    def reopened(self) -> str | BinaryIO:
+        """A path that opens this very file or, where the system's list of open files is not mounted, a stream of it."""
         own = f"/proc/self/fd/{self._handle}"
-        return own if Path(own).exists() else str(self.path)
+        return own if Path(own).exists() else io.BytesIO(self.read(0, self.size))
 
 
 @dataclass(frozen=True)
@@ -157,11 +165,11 @@ def _entries(path: Path, directory: bytes, count: int) -> Iterator[_Entry]:
         if at + _CENTRAL.size > len(directory):
             raise _damaged(path, "the list of them")
         fields = _CENTRAL.unpack_from(directory, at)
-        mark, _, _, flags, method, *stamp, check, packed, size, names, extras, comment, disk, _, _, offset = fields
+        mark, _, _, flags, method, *stamp, check, packed, size, names, extras, comment, disk, inner, outer, offset = fields
         at += _CENTRAL.size
         name, extra = directory[at : at + names], directory[at + names : at + names + extras]
         at += names + extras + comment
-        if mark != b"PK\x01\x02" or at > len(directory) or comment or disk:
+        if mark != b"PK\x01\x02" or at > len(directory) or comment or disk or inner or outer != _ATTRIBUTES:
             raise _damaged(path, name.decode(errors="replace"))
         header = (flags, method, *stamp, check, packed, size, names)
         yield _Entry(name, header, size, packed, offset, extra, not flags and not method and packed == size)
@@ -223,12 +231,15 @@ def _damaged(path: Path, name: str) -> BundleError:
 def write_member(target: zipfile.ZipFile, name: str, data: bytes) -> None:
     """Append a member, aligned, with a fixed time."""
     info = zipfile.ZipInfo(f"{ROOT}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-    info.external_attr = 0o644 << 16
+    info.external_attr = _ATTRIBUTES
     # The padding field 'FB' is the one PyTorch's own writer uses to align tensors for memory mapping.
     start = target.start_dir + _LOCAL.size + len(info.filename.encode()) + 4
-    padding = -start % ALIGNMENT
+    # Given the size, Python would add 64-bit sizes to one of the two headers earlier than to the other.
+    large = len(data) > zipfile.ZIP64_LIMIT
+    padding = -(start + 20 * large) % ALIGNMENT
     info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-    target.writestr(info, data)
+    with target.open(info, "w", force_zip64=large) as member:
+        member.write(data)
 
 
 def copy_members(source: File, members: Mapping[str, tuple[int, int]], target: zipfile.ZipFile) -> None:

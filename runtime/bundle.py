@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,7 @@ def open_bundle(path: str | os.PathLike[str], *, trust: str | os.PathLike[str] |
         raise BundleError(f"{path}: {error}") from None
     if difference := sorted(set(manifest.members) ^ (set(members) - {MANIFEST, SIGNATURE})):
         raise BundleError(f"{path}: member {difference[0]!r} is not in both the archive and the manifest: do not use it")
-    if list(members)[-1 if signature is None else -2] != MANIFEST:
+    if list(members)[-1 if signature is None else -2 :] != [MANIFEST, SIGNATURE][: 1 if signature is None else 2]:
         raise BundleError(f"{path}: member {MANIFEST!r} is not the last one: do not use this file")
     return Bundle(file, manifest, members, signature, trust is not None)
 
@@ -161,15 +162,22 @@ def seal(path: Path, manifest: Manifest, digests: Mapping[str, str]) -> Manifest
     manifest = Manifest.from_json(replace(manifest, members=dict(sorted(digests.items()))).to_json())
     with zipfile.ZipFile(path, "a") as target:
         write_member(target, MANIFEST, manifest.to_json().encode())
-    return manifest
+    return open_bundle(path).manifest
 
 
-def sign(path: str | os.PathLike[str], key: Ed25519PrivateKey, output: str | os.PathLike[str] | None = None) -> Bundle:
+def sign(
+    path: str | os.PathLike[str],
+    key: Ed25519PrivateKey,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+) -> Bundle:
     """Sign a bundle whose members match their digests; another signature is replaced.
 
     Args:
         key: what `signature.read_private_key` gave.
         output: the signed bundle; by default it replaces the one at `path`.
+        force: replace `output` if it exists.
 
     Returns the signed bundle. Raises BundleError if the bundle is damaged, CpucError if it cannot be written.
     """
@@ -177,7 +185,10 @@ def sign(path: str | os.PathLike[str], key: Ed25519PrivateKey, output: str | os.
     bundle.check_digests()
     signature = sign_manifest(_read_member(bundle.file, bundle.members, MANIFEST, MAX_BYTES), key)
     target = Path(path if output is None else output)
-    with atomic_write(target, force=output is None) as staged, zipfile.ZipFile(staged, "w") as archive:
-        copy_members(bundle.file, {name: place for name, place in bundle.members.items() if name != SIGNATURE}, archive)
-        write_member(archive, SIGNATURE, signature.to_json().encode())
+    with atomic_write(target, force=force or output is None) as staged:
+        with zipfile.ZipFile(staged, "w") as archive:
+            copy_members(bundle.file, {name: place for name, place in bundle.members.items() if name != SIGNATURE}, archive)
+            write_member(archive, SIGNATURE, signature.to_json().encode())
+        if output is None:
+            shutil.copymode(path, staged)
     return open_bundle(target)

@@ -120,15 +120,22 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
     """A new folder and the handle that locks it; another process may sweep it away before it is locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks: there nothing is swept either
+            fcntl.flock(lock, fcntl.LOCK_SH)
         if folder.exists():
             return folder, lock
         os.close(lock)
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the temporary folders of processes that are no more: nobody locks them."""
+    """Remove the temporary folders of processes that are no more: nobody locks them.
+
+    Hosts that share a folder must share its locks, as they do but on NFS mounted with ``nolock`` or ``local_lock``.
+    """
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from cpuc.runtime.errors import BundleError
 
 FORMAT_VERSION = 2
 # A manifest is a few kilobytes; a reader must not be made to parse more than this.
 MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 100
 # Names that torch and numpy share.
 DTYPES = ("bool", "int32", "int64", "float16", "float32", "float64")
 LARGEST_SIZE = 2**31
@@ -153,7 +155,10 @@ class Manifest:
     def from_json(text: str | bytes) -> Manifest:
         """Parse and validate. Raises BundleError naming the field that is missing, unknown or of a wrong type."""
         try:
-            raw = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_refuse)
+            string = text if isinstance(text, str) else text.decode()
+            raw = json.loads(string, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+            _check_depth(raw, MAX_DEPTH)
+            json.dumps(raw, ensure_ascii=False).encode()  # refuses halves of surrogate pairs
         except (ValueError, RecursionError) as error:
             raise BundleError(f"manifest.json is not valid JSON: {error}") from None
         version = raw.get("format_version") if isinstance(raw, dict) else None
@@ -169,8 +174,25 @@ class Manifest:
         return manifest
 
 
-def _refuse(constant: str) -> None:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number[:40])
+
+
+def _whole(number: str) -> int:
+    """Other readers have 64 bits."""
+    return int(number) if len(number) <= 20 and -(2**63) <= int(number) < 2**64 else _refuse(number[:40])
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if left < 0:
+        raise ValueError("nested too deeply")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(inner, left - 1)
 
 
 def _check_values(manifest: Manifest) -> None:

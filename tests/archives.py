@@ -62,6 +62,7 @@ def pack(members: list[Member], end: Fields | None = None, *, before: bytes = b"
             "names": len(member.name),
             "extras": len(extra),
             "made": 20,
+            "external": 0o644 << 16,
             "offset": offset,
         }
         data += _record("local", {**facts, **member.local}) + member.name + extra + member.data

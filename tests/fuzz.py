@@ -42,6 +42,9 @@ def manifest() -> dict[str, Any]:
     nothing = {"minimum": None, "maximum": None, "pad": None}
     outputs = [{**tensor, **nothing, "name": name, "dtype": "float32"} for name in ("start_logits", "end_logits")]
     build = {"precision": "fp32", "fuser": "ipex", "torch": "2.8.0", "ipex": "2.8.0", "isa": "AVX2", "fused": {}, "unfused": {}}
+    differences = dict.fromkeys(("max_abs", "mean_abs", "max_relative", "rms_relative"), 0.5)
+    proof = {"inputs": 1, "shapes": [[1, 2]], "tolerance": 0.5, "answers": 1, "answers_equal": 1}
+    proof |= {f"{name}_difference": value for name, value in differences.items()}
     return {
         "format_version": 2,
         "cpuc_version": "0.1.0",
@@ -53,7 +56,7 @@ def manifest() -> dict[str, Any]:
         "outputs": outputs,
         "preprocessing": {"padding_side": "right", "truncation_side": "right", "cls_token_id": None},
         "build": {**build, "quantization": None},
-        "proof": None,
+        "proof": proof,
         "members": {},
     }
 
@@ -70,6 +73,7 @@ def bundle() -> bytes:
 
 def fuzz_bundle(data: bytes) -> None:
     from cpuc.runtime.bundle import open_bundle
+    from cpuc.runtime.summary import describe
     from cpuc.runtime.tasks import load_task
 
     with tempfile.NamedTemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
@@ -78,6 +82,7 @@ def fuzz_bundle(data: bytes) -> None:
         opened = open_bundle(file.name)
         opened.check_digests()
         load_task(opened.manifest, opened.read)
+        assert describe(opened) and opened.manifest.to_json().encode()
 
 
 def fuzz_manifest(data: bytes) -> None:

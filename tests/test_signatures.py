@@ -148,8 +148,10 @@ def test_the_signature_is_checked_before_the_manifest_is_read(signed: Path, keys
 def test_nothing_comes_after_the_manifest_but_a_signature(signed: Path, keys: Keys, tmp_path: Path) -> None:
     members = unpack(signed)
     swapped = [*members[:-2], members[-1], members[-2]]
-    with pytest.raises(cpuc.BundleError, match=r"manifest.json' is not the last one"):
-        open_bundle(written(tmp_path / "swapped.pt", swapped))
+    early = [members[-1], *members[:-1]]
+    for order in (swapped, early):
+        with pytest.raises(cpuc.BundleError, match=r"manifest.json' is not the last one"):
+            open_bundle(written(tmp_path / "swapped.pt", order))
     with pytest.raises(cpuc.BundleError, match="not in both"):
         open_bundle(written(tmp_path / "more.pt", [*members, Member(b"cpuc/extra/z", b"")]), trust=keys.public)
 
@@ -196,9 +198,15 @@ def test_encrypted_keys_take_their_password_from_the_environment(tiny: Path, tmp
 
 def test_signing_does_not_replace_another_file(tiny: Path, keys: Keys, tmp_path: Path) -> None:
     (tmp_path / "there.pt").write_text("precious")
-    with pytest.raises(cpuc.CpucError, match="exists already"):
-        cpuc.sign(tiny, cpuc.read_private_key(keys.private), tmp_path / "there.pt")
+    key = cpuc.read_private_key(keys.private)
+    with pytest.raises(cpuc.CpucError, match="exists already; give --force"):
+        cpuc.sign(tiny, key, tmp_path / "there.pt")
     assert (tmp_path / "there.pt").read_text() == "precious"
+    cpuc.sign(tiny, key, tmp_path / "there.pt", force=True)
+    (tmp_path / "there.pt").chmod(0o600)
+    cpuc.sign(tmp_path / "there.pt", key)
+    assert open_bundle(tmp_path / "there.pt", trust=keys.public).trusted
+    assert (tmp_path / "there.pt").stat().st_mode & 0o777 == 0o600
 
 
 def test_verify_says_what_it_checked_and_runs_nothing(signed: Path, tiny: Path, keys: Keys, cli: Any) -> None:
@@ -228,6 +236,8 @@ def test_verify_against_the_original(tiny: Path, tiny_model: Path, tmp_path: Pat
     done = cli("verify", tiny, "--against", other)
     assert (done.returncode, done.stdout) == (3, "")
     assert "differs from the original model" in done.stderr
+    smaller = make_model(tmp_path / "smaller", "bert", max_position_embeddings=64)
+    assert cli("verify", tiny, "--against", smaller).returncode == 3
     assert cli("verify", tiny, "--revision", "main").returncode == 1
 
 

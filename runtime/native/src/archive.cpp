@@ -18,6 +18,8 @@ namespace {
 
 const std::string top = "cpuc";
 constexpr uint64_t max_directory = 16 << 20;
+// Of a plain file that its owner may write. Other attributes may say that a member is a folder: then torch reads nothing.
+constexpr uint64_t attributes = 0644U << 16;
 constexpr uint64_t unknown = 0xFFFFFFFF;  // the value is in the extra field for large files
 constexpr size_t end_size = 22, end64_size = 56, locator_size = 20, central_size = 46, local_size = 30;
 // Flags, method, time, date, checksum, packed size, size, length of the name: the same bytes in both headers.
@@ -92,7 +94,7 @@ std::vector<Entry> entries(const File& file, const Directory& directory) {
     const size_t names = number(line, 28, 2), extras = number(line, 30, 2), comment = number(line, 32, 2);
     const std::string name = bytes.substr(at, names);
     if (line.compare(0, 4, "PK\1\2") != 0 || names + extras + comment > bytes.size() - at || comment != 0 ||
-        number(line, 34, 2) != 0)
+        number(line, 34, 4) != 0 || number(line, 38, 4) != attributes)
       throw damaged(file, name);
     const uint64_t packed = number(line, 20, 4), size = number(line, 24, 4);
     const bool plain = number(line, 8, 4) == 0 && packed == size;  // neither flags nor a method
@@ -180,24 +182,23 @@ File::File(std::string path) : path_(std::move(path)) {
 
 File::~File() { ::close(handle_); }
 
-std::string File::reopened() const {
-  const std::string own = "/proc/self/fd/" + std::to_string(handle_);
-  return ::access(own.c_str(), R_OK) == 0 ? own : path_;
-}
-
 std::string File::read(uint64_t offset, uint64_t size) const {
   if (offset >= size_) return "";
   std::string data(std::min(size, size_ - offset), '\0');
+  data.resize(read_into(data.data(), offset, data.size()));
+  return data;
+}
+
+size_t File::read_into(char* buffer, uint64_t offset, size_t size) const {
   size_t done = 0;
-  while (done < data.size()) {
-    const ssize_t count = ::pread(handle_, &data[done], data.size() - done, static_cast<off_t>(offset + done));
+  while (done < size) {
+    const ssize_t count = ::pread(handle_, buffer + done, size - done, static_cast<off_t>(offset + done));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) throw Error(Kind::bundle, path_ + ": cannot be read: " + std::strerror(errno));
     if (count == 0) break;
     done += static_cast<size_t>(count);
   }
-  data.resize(done);
-  return data;
+  return done;
 }
 
 std::vector<Member> list_members(const File& file, const std::string& needed) {

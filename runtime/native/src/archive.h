@@ -20,8 +20,8 @@ class File {
   std::string read(uint64_t offset, uint64_t size) const;
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
-  // A path that opens this very file, whatever lies under its name by now, where the system lists open files.
-  std::string reopened() const;
+  // The same into a buffer; returns how many bytes there were.
+  size_t read_into(char* buffer, uint64_t offset, size_t size) const;
 
  private:
   std::string path_;

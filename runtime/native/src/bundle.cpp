@@ -57,7 +57,7 @@ Bundle Bundle::open(const std::string& path, const std::optional<std::string>& t
   }
   if (const auto odd = difference(bundle.manifest, bundle.members))
     throw Error(Kind::bundle, path + ": member " + quoted(*odd) + " is not in both the archive and the manifest: do not use it");
-  if (list[list.size() - (own ? 2 : 1)].name != manifest_name)
+  if (list[list.size() - (own ? 2 : 1)].name != manifest_name || (own && list.back().name != signature_name))
     throw Error(Kind::bundle, path + ": member '" + manifest_name + "' is not the last one: do not use this file");
   return bundle;
 }

@@ -1,5 +1,6 @@
 #include <ATen/Version.h>
 #include <c10/core/InferenceMode.h>
+#include <caffe2/serialize/read_adapter_interface.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -60,6 +61,20 @@ void load_ipex() {
   });
 }
 
+// Gives torch the file that was checked, whatever lies under its name by now.
+class Reader final : public caffe2::serialize::ReadAdapterInterface {
+ public:
+  explicit Reader(const File& file) : file_(file) {}
+  size_t size() const override { return file_.size(); }
+  size_t read(uint64_t position, void* buffer, size_t size, const char* what) const override {
+    static_cast<void>(what);  // what is read, for messages that this class does not give
+    return file_.read_into(static_cast<char*>(buffer), position, size);
+  }
+
+ private:
+  const File& file_;
+};
+
 }  // namespace
 
 struct Model::Loaded {
@@ -87,7 +102,7 @@ Model Model::load(const Bundle& bundle, bool signed_by_trusted, bool check_diges
   load_ipex();
   if (check_digests) checked.get();
   try {
-    return Model(std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(bundle.file->reopened(), at::kCPU)}));
+    return Model(std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file), at::kCPU)}));
   } catch (const c10::Error& error) {
     const std::string message = error.what_without_backtrace();
     throw Error(Kind::bundle, bundle.file->path() + ": torch cannot load the graph: " + message.substr(0, message.find('\n')));

@@ -14,6 +14,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t format_version = 2;
+constexpr int max_depth = 100;
 const std::array<std::string, 6> dtypes = {"bool", "int32", "int64", "float16", "float32", "float64"};
 
 Type manifest_type() {
@@ -129,8 +130,14 @@ bool is_version(const std::string& text) {
 }
 
 json parsed(const std::string& text) {
+  if (text.rfind("\xEF\xBB\xBF", 0) == 0) wrong("manifest.json is not valid JSON: it begins with a byte order mark");
+  // Deeper values could not be copied without running out of stack.
+  const auto shallow = [](int depth, json::parse_event_t, const json&) {
+    if (depth > max_depth) wrong("manifest.json is not valid JSON: nested too deeply");
+    return true;
+  };
   try {
-    return json::parse(text);
+    return json::parse(text, shallow);
   } catch (const json::exception& error) {
     wrong(std::string("manifest.json is not valid JSON: ") + error.what());
   }

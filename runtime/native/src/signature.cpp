@@ -77,6 +77,7 @@ bool verifies(const Key& key, const std::string& signature, const std::string& m
 }  // namespace
 
 Signature Signature::from_json(const std::string& text) {
+  if (text.rfind("\xEF\xBB\xBF", 0) == 0) unreadable();
   const nlohmann::json raw = nlohmann::json::parse(text, nullptr, false);
   const auto field = [&](const char* name) {
     if (!raw.is_object() || raw.size() != 3 || !raw.contains(name) || !raw[name].is_string()) unreadable();
