@@ -98,6 +98,7 @@ class _Entry:
     offset: int
     extra: bytes
     plain: bool
+    file: bool
 
 
 def list_members(file: File, needed: str) -> Members:
@@ -169,10 +170,11 @@ def _entries(path: Path, directory: bytes, count: int) -> Iterator[_Entry]:
         at += _CENTRAL.size
         name, extra = directory[at : at + names], directory[at + names : at + names + extras]
         at += names + extras + comment
-        if mark != b"PK\x01\x02" or at > len(directory) or comment or disk or inner or outer != _ATTRIBUTES:
+        if mark != b"PK\x01\x02" or at > len(directory) or comment or disk:
             raise _damaged(path, name.decode(errors="replace"))
         header = (flags, method, *stamp, check, packed, size, names)
-        yield _Entry(name, header, size, packed, offset, extra, not flags and not method and packed == size)
+        plain = not flags and not method and packed == size
+        yield _Entry(name, header, size, packed, offset, extra, plain, not inner and outer == _ATTRIBUTES)
     if at != len(directory):
         raise BundleError(f"{path}: its list of members holds more than its entries: do not use this file")
 
@@ -180,7 +182,7 @@ def _entries(path: Path, directory: bytes, count: int) -> Iterator[_Entry]:
 def _place(file: File, entry: _Entry, name: str, expected: int) -> tuple[int, int]:
     """Where the member's bytes begin, and how many they are; its own header must say what the directory says."""
     size, packed, offset = _wide(file.path, entry.extra, name, [entry.size, entry.packed, entry.offset])
-    data = file.read(offset, _LOCAL.size + len(entry.name)) if offset == expected else b""
+    data = file.read(offset, _LOCAL.size + len(entry.name)) if offset == expected and entry.file else b""
     if len(data) < _LOCAL.size + len(entry.name):
         raise _damaged(file.path, name)
     mark, _, *header, extras = _LOCAL.unpack_from(data)

@@ -147,8 +147,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_an_added_member_is_refused(fp32: Path, tmp_path: Path, name: str, compression: int, message: str) -> None:
     target = tmp_path / "more.pt"
     target.write_bytes(fp32.read_bytes())
-    with zipfile.ZipFile(target, "a", compression) as archive:
-        archive.writestr(name, b"\0" * 100_000)
+    member = zipfile.ZipInfo(name)
+    member.external_attr = 0o644 << 16
+    with zipfile.ZipFile(target, "a") as archive:
+        archive.writestr(member, b"\0" * 100_000, compression)
     with pytest.raises(cpuc.BundleError, match=message):
         cpuc.load(target)
 

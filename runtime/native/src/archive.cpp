@@ -28,7 +28,7 @@ constexpr size_t shared_size = 22, central_shared = 8, local_shared = 6;
 struct Entry {
   std::string name, header, extra;
   uint64_t size, packed, offset;
-  bool plain;
+  bool plain, file;
 };
 
 struct Directory {
@@ -94,12 +94,12 @@ std::vector<Entry> entries(const File& file, const Directory& directory) {
     const size_t names = number(line, 28, 2), extras = number(line, 30, 2), comment = number(line, 32, 2);
     const std::string name = bytes.substr(at, names);
     if (line.compare(0, 4, "PK\1\2") != 0 || names + extras + comment > bytes.size() - at || comment != 0 ||
-        number(line, 34, 4) != 0 || number(line, 38, 4) != attributes)
+        number(line, 34, 2) != 0)
       throw damaged(file, name);
     const uint64_t packed = number(line, 20, 4), size = number(line, 24, 4);
     const bool plain = number(line, 8, 4) == 0 && packed == size;  // neither flags nor a method
     found.push_back({name, line.substr(central_shared, shared_size), bytes.substr(at + names, extras), size, packed,
-                     number(line, 42, 4), plain});
+                     number(line, 42, 4), plain, number(line, 36, 2) == 0 && number(line, 38, 4) == attributes});
     at += names + extras;
   }
   if (at != bytes.size()) throw bundle_error(file, "its list of members holds more than its entries: do not use this file");
@@ -147,7 +147,7 @@ std::string checked_name(const File& file, const std::string& raw, std::set<std:
 
 Member located(const File& file, const Entry& entry, const std::string& name, uint64_t expected) {
   const std::vector<uint64_t> values = wide(file, entry.extra, name, {entry.size, entry.packed, entry.offset});
-  if (values[2] != expected) throw damaged(file, name);
+  if (values[2] != expected || !entry.file) throw damaged(file, name);
   const std::string data = file.read(expected, local_size + entry.name.size());
   if (data.size() < local_size + entry.name.size() || data.compare(0, 4, "PK\3\4") != 0 ||
       data.compare(local_shared, shared_size, entry.header) != 0 || data.compare(local_size, std::string::npos, entry.name) != 0)
