@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,7 @@ def compile(
         output: path of the bundle; its folder must exist.
         task: such as ``question-answering``; by default what the model's configuration says.
         precision: one of `precision.PRECISIONS`.
-        calibrate: a file of records as ``cpuc run`` takes them, by which static int8 chooses its scales; by default a few
-            built-in ones.
+        calibrate: records as ``cpuc run`` takes them, to choose scales of static int8 by; by default a few built-in ones.
         revision: branch, tag or commit on the Hub.
         force: replace `output` if it exists.
         verify: compare the artifact with the original model; without it the manifest's proof is null.
@@ -64,8 +64,7 @@ def compile(
         report: called with the name of each stage as it begins.
         warn: called with what a user should know of the artifact, if there is something.
 
-    Returns:
-        The manifest that the bundle holds.
+    Returns the manifest that the bundle holds.
 
     Raises:
         ModelError: the model cannot be found, read or compiled.
@@ -84,9 +83,15 @@ def compile(
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
+    with _told_whole(), atomic_write(target, force=force) as staged:
+        return _build(_Request(source, files, task, kind, precision, given, verify, report), staged)
+
+
+@contextlib.contextmanager
+def _told_whole() -> Iterator[None]:
+    """Adds to an error of parity what became of the output."""
     try:
-        with atomic_write(target, force=force) as staged:
-            return _build(_Request(source, files, task, kind, precision, given, verify, report), staged)
+        yield
     except ParityError as error:
         raise ParityError(f"{error}: nothing was written") from None
 
