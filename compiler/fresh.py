@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpuc.runtime.archive import reopened
 from cpuc.runtime.libraries import load_ipex
 
 Run = Callable[..., Sequence[torch.Tensor]]
 
 
-def artifact(path: str) -> Run:
-    """What a server does: torch, IPEX's library, ``torch.jit.load``."""
+def artifact(handle: str) -> Run:
+    """What a server does: torch, IPEX's library, ``torch.jit.load``. `handle` is the number of the open file."""
     load_ipex()
-    return torch.jit.load(path)  # type: ignore[no-any-return]
+    return torch.jit.load(reopened(int(handle)))  # type: ignore[no-any-return]
 
 
 def original(folder: str, weights: str, task: str, kind: str, inputs: str, outputs: str) -> Run:

@@ -81,8 +81,7 @@ def replay(artifact: File, manifest: Manifest, sample: Sample) -> list[Arrays]:
     """
     inputs, outputs = ([spec.name for spec in specs] for specs in (manifest.inputs, manifest.outputs))
     try:
-        path = f"/proc/self/fd/{artifact.handle}"
-        return _in_fresh_process(["artifact", path], inputs, outputs, sample.batches, (artifact.handle,))
+        return _in_fresh_process(["artifact", str(artifact.handle)], inputs, outputs, sample.batches, (artifact.handle,))
     except ChildProcessError as error:
         raise ParityError(f"the artifact does not run in a fresh process: {error}") from None
 
@@ -93,14 +92,15 @@ def run_original(original: Original, inputs: Sequence[str], outputs: Sequence[st
     IPEX's library replaces some of them in every process that loads it, so then another process computes them. Raises
     ModelError if that fails.
     """
-    if not ipex_is_loaded():
+    try:
+        if ipex_is_loaded():
+            arguments = ["original", *original.origin, ",".join(inputs), ",".join(outputs)]
+            return _in_fresh_process(arguments, inputs, outputs, batches)
         from cpuc.compiler.capture import run_eager
 
         return [run_eager(original.module, inputs, outputs, batch.inputs) for batch in batches]
-    try:
-        return _in_fresh_process(["original", *original.origin, ",".join(inputs), ",".join(outputs)], inputs, outputs, batches)
-    except ChildProcessError as error:
-        raise ModelError(f"the original model does not run in a fresh process: {error}") from None
+    except Exception as error:  # a model may stumble over anything
+        raise ModelError(f"the original model does not run: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
 
 
 def _in_fresh_process(

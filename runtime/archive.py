@@ -80,11 +80,11 @@ class File:
         """The system's number of the open file."""
         return self._handle
 
-    @property
-    def reopened(self) -> str | BinaryIO:
-        """A path that opens this very file or, where the system's list of open files is not mounted, a stream of it."""
-        own = f"/proc/self/fd/{self._handle}"
-        return own if Path(own).exists() else io.BytesIO(self.read(0, self.size))
+
+def reopened(handle: int) -> str | BinaryIO:
+    """A path that opens the very file of an open handle or, where the system's list of them is not mounted, its contents."""
+    own = Path(f"/proc/self/fd/{handle}")
+    return str(own) if own.exists() else io.BytesIO(os.pread(handle, os.fstat(handle).st_size, 0))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cpuc.runtime.archive import reopened
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.libraries import installed_versions, load_ipex
@@ -46,7 +47,7 @@ class Engine:
         if check_digests:
             verified.result()
         try:
-            self._module = torch.jit.load(bundle.file.reopened, map_location="cpu")
+            self._module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
         except RuntimeError as error:
             raise BundleError(f"{bundle.path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz
+import numpy as np
 import pytest
 from archives import Member, pack, unpack, with_manifest
 from hypothesis import HealthCheck, given, settings
@@ -305,6 +306,17 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded(tiny: Path, tmp_path: Path
     (tmp_path / "other").write_bytes(b"something else")
     (tmp_path / "other").replace(path)
     assert Engine(opened).manifest == open_bundle(tiny).manifest
+
+
+def test_where_the_list_of_open_files_is_not_mounted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cpuc.runtime import archive
+    from cpuc.runtime.engine import Engine
+
+    arrays = {name: np.ones((1, 5), np.int64) for name in ("input_ids", "attention_mask")}
+    expected = cpuc.load(tiny).raw(arrays)
+    monkeypatch.setattr(archive.Path, "exists", lambda path: not str(path).startswith("/proc"))
+    for name, array in Engine(open_bundle(tiny)).run(arrays).items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 JSON = st.recursive(

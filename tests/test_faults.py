@@ -135,6 +135,21 @@ def test_only_what_nobody_writes_is_swept(tmp_path: Path) -> None:
     assert (tmp_path / "model.pt").read_text() == "whole"
 
 
+def test_sweeping_meets_folders_that_are_being_made(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from cpuc.runtime.files import temporary_beside
+for _ in range(500):
+    with temporary_beside(Path(sys.argv[1])) as folder:
+        (folder / "staged").write_text("half")
+"""
+    command = [sys.executable, "-c", script, tmp_path / "model.pt"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "model.pt"
     with pytest.raises(cpuc.CpucError, match="exists already"), atomic_write(target) as path:

@@ -97,12 +97,15 @@ def test_fused_graphs_load_silently_in_a_fresh_process_and_give_the_same(tmp_pat
         expected[name] = [run(graph, batch, case.outputs) for batch in batches]
         arrays = {f"{i}/{j}": array for i, batch in enumerate(batches) for j, array in enumerate(batch.values())}
         np.savez(tmp_path / f"{name}.in.npz", **arrays)
-    calls = [
-        f"Path({name + '.out.npz'!r}).write_bytes(answer(artifact({name + '.pt'!r}), Path({name + '.in.npz'!r}).read_bytes()))"
-        for name in FRESH
-    ]
-    program = "\n".join(["import sys", "from pathlib import Path", "from cpuc.compiler.fresh import answer, artifact", *calls])
-    program += "\nassert not {'intel_extension_for_pytorch', 'transformers'} & set(sys.modules)"
+    program = f"""
+import os, sys
+from pathlib import Path
+from cpuc.compiler.fresh import answer, artifact
+for name in {FRESH!r}:
+    run = artifact(str(os.open(name + ".pt", os.O_RDONLY)))
+    Path(name + ".out.npz").write_bytes(answer(run, Path(name + ".in.npz").read_bytes()))
+"""
+    program += "assert not {'intel_extension_for_pytorch', 'transformers'} & set(sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False
     )

@@ -187,7 +187,11 @@ def test_a_key_that_is_none_is_named(signed: Path, keys: Keys, tmp_path: Path, k
 
 def test_encrypted_keys_take_their_password_from_the_environment(tiny: Path, tmp_path: Path, cli: Any) -> None:
     keys = make_keys(tmp_path, "encrypted", b"secret")
-    for environment, message in (({}, "give its password"), ({"CPUC_KEY_PASSWORD": "wrong"}, "is not that of the key")):
+    for environment, message in (
+        ({}, "give its password"),
+        ({"CPUC_KEY_PASSWORD": "wrong"}, "is not that of the key"),
+        ({"CPUC_KEY_PASSWORD": "\udcfc"}, "is not that of the key"),  # a byte that is no UTF-8
+    ):
         done = cli("sign", tiny, "--key", keys.private, "-o", tmp_path / "signed.pt", **environment)
         assert done.returncode == 1 and message in done.stderr
         assert not (tmp_path / "signed.pt").exists()
@@ -239,6 +243,31 @@ def test_verify_against_the_original(tiny: Path, tiny_model: Path, tmp_path: Pat
     smaller = make_model(tmp_path / "smaller", "bert", max_position_embeddings=64)
     assert cli("verify", tiny, "--against", smaller).returncode == 3
     assert cli("verify", tiny, "--revision", "main").returncode == 1
+
+
+@pytest.mark.slow
+def test_a_model_of_other_sizes_does_not_agree_where_ipex_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    """There the original runs in a process of its own."""
+    from tiny import make_model
+
+    smaller = make_model(tmp_path / "smaller", "bert", max_position_embeddings=64)
+    cpuc.load(tiny, warm_up=False)
+    with pytest.raises(cpuc.ParityError, match="smaller: does not take the inputs that the artifact takes"):
+        cpuc.verify(tiny, against=str(smaller))
+
+
+@pytest.mark.slow
+def test_verify_runs_the_file_that_it_has_checked(tiny: Path, tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(tiny.read_bytes())
+
+    def swap(stage: str) -> None:
+        if stage == "running both":
+            (tmp_path / "evil.pt").write_bytes(b"evil")
+            (tmp_path / "evil.pt").replace(path)
+
+    assert cpuc.verify(path, against=str(tiny_model), report=swap).proof == open_bundle(tiny).manifest.proof
+    assert path.read_bytes() == b"evil"
 
 
 def test_what_a_bundle_says_cannot_move_the_cursor(tiny: Path, tmp_path: Path, cli: Any) -> None:
