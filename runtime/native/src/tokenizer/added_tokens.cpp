@@ -13,7 +13,7 @@ bool AddedTokens::Added::operator==(const Added& other) const {
          normalized == other.normalized && special == other.special;
 }
 
-AddedTokens::AddedTokens(const nlohmann::json& tokens, const Model& model, const Normalizer* normalizer) {
+AddedTokens::AddedTokens(const nlohmann::json& tokens, const SubwordModel& model, const Normalizer* normalizer) {
   auto next_id = static_cast<int64_t>(model.size());
   for (const nlohmann::json& value : tokens) {
     const Fields fields(value, "tokenizer.json.added_tokens");
@@ -25,7 +25,7 @@ AddedTokens::AddedTokens(const nlohmann::json& tokens, const Model& model, const
   build_tries();
 }
 
-void AddedTokens::add(const Added& token, const Model& model, const Normalizer* normalizer, int64_t& next_id) {
+void AddedTokens::add(const Added& token, const SubwordModel& model, const Normalizer* normalizer, int64_t& next_id) {
   const auto known = ids_.find(token.content);
   if (known != ids_.end() && tokens_.at(known->second) == token) return;
   auto id = known != ids_.end() ? std::optional(known->second) : model.token_to_id(token.content);

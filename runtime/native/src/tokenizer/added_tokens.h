@@ -23,7 +23,7 @@ struct Stretch {
 class AddedTokens {
  public:
   // `tokens` is the list `added_tokens` of tokenizer.json. The library ignores the ids in it and gives out its own.
-  AddedTokens(const nlohmann::json& tokens, const Model& model, const Normalizer* normalizer);
+  AddedTokens(const nlohmann::json& tokens, const SubwordModel& model, const Normalizer* normalizer);
 
   // The text, split at the tokens and normalised in between; none is empty.
   std::vector<Stretch> extract(Text text, const Normalizer* normalizer) const;
@@ -52,7 +52,7 @@ class AddedTokens {
     int64_t id;
   };
 
-  void add(const Added& token, const Model& model, const Normalizer* normalizer, int64_t& next_id);
+  void add(const Added& token, const SubwordModel& model, const Normalizer* normalizer, int64_t& next_id);
   void build_tries();
   static void insert(Trie& trie, const Text& pattern, int64_t id, const std::string& content);
   static std::optional<Match> longest_at(const Trie& trie, const Text& text, size_t begin);

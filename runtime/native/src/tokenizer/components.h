@@ -26,9 +26,9 @@ class PreTokenizer {
   virtual std::vector<Text> split(const Text& text) const = 0;
 };
 
-class Model {
+class SubwordModel {
  public:
-  virtual ~Model() = default;
+  virtual ~SubwordModel() = default;
   virtual std::vector<Token> tokenize(const Text& word) const = 0;
   virtual std::optional<int64_t> token_to_id(std::string_view token) const = 0;
   virtual std::optional<std::string> id_to_token(int64_t id) const = 0;
@@ -54,7 +54,7 @@ class Decoder {
 // Each throws Error (bundle) that names the component if it is none of those supported.
 std::unique_ptr<const Normalizer> make_normalizer(const Fields& fields);
 std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const Fields& fields);
-std::unique_ptr<const Model> make_model(const Fields& fields);
+std::unique_ptr<const SubwordModel> make_model(const Fields& fields);
 std::unique_ptr<const PostProcessor> make_post_processor(const Fields& fields);
 std::unique_ptr<const Decoder> make_decoder(const Fields& fields);
 

@@ -12,7 +12,7 @@ namespace cpuc {
 struct Tokenizer::Parts {
   std::unique_ptr<const Normalizer> normalizer;
   std::unique_ptr<const PreTokenizer> pre_tokenizer;
-  std::unique_ptr<const Model> model;
+  std::unique_ptr<const SubwordModel> model;
   std::unique_ptr<const PostProcessor> post_processor;
   std::unique_ptr<const Decoder> decoder;
   std::unique_ptr<const AddedTokens> added_tokens;

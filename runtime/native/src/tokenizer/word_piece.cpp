@@ -10,7 +10,7 @@ namespace cpuc {
 
 namespace {
 
-class WordPiece : public Model {
+class WordPiece : public SubwordModel {
  public:
   explicit WordPiece(const Fields& fields)
       : unknown_(fields.string("unk_token")),
@@ -113,7 +113,7 @@ class WordPieceDecoder : public Decoder {
 
 }  // namespace
 
-std::unique_ptr<const Model> make_model(const Fields& fields) {
+std::unique_ptr<const SubwordModel> make_model(const Fields& fields) {
   // The first files of this format do not say which model it is; no other model has this field.
   const bool unnamed = !fields.has("type") && fields.has("max_input_chars_per_word");
   if (unnamed || fields.type() == "WordPiece") return std::make_unique<WordPiece>(fields);
