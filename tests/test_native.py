@@ -144,6 +144,7 @@ def test_manifests_that_are_wrong(reader: Path, tmp_path: Path) -> None:
         b"\xff",
         b"[" * 3_000_000,
         b'{"a":NaN}',
+        *(text.encode() for text in (f"{json.dumps(fuzz.manifest())}\0", f"{json.dumps(fuzz.manifest())}\0}}", "\0")),
     ]
     for i, text in enumerate(texts):
         cases.append((tmp_path / f"{i}.pt", None))
@@ -171,9 +172,10 @@ def test_signatures(reader: Path, tiny: Path, keys: Keys, tmp_path: Path) -> Non
         {"public_key": 3},
         {"more": "x"},
     ]
-    for i, change in enumerate(changes):
+    texts = [json.dumps({**good, **change}) for change in changes] + [json.dumps(good) + "\0", json.dumps(good) + "\0x"]
+    for i, text in enumerate(texts):
         cases.append((tmp_path / f"{i}.pt", keys.public))
-        cases[-1][0].write_bytes(pack([*members[:-1], replace(members[-1], data=json.dumps({**good, **change}).encode())]))
+        cases[-1][0].write_bytes(pack([*members[:-1], replace(members[-1], data=text.encode())]))
     altered = with_manifest(members[:-1], lambda m: m["source"].update(id="other"))
     cases.append((tmp_path / "altered.pt", keys.public))
     cases[-1][0].write_bytes(pack([*altered, members[-1]]))

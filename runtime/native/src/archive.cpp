@@ -45,7 +45,7 @@ uint64_t number(const std::string& data, size_t at, size_t width) {
 Error bundle_error(const File& file, const std::string& message) { return Error(Kind::bundle, file.path() + ": " + message); }
 
 Error damaged(const File& file, const std::string& name) {
-  return bundle_error(file, "member " + quoted(name, true) + " is damaged: compile or copy it again");
+  return bundle_error(file, "member " + in_quotes(name, true) + " is damaged: compile or copy it again");
 }
 
 // A record that the file's size has room for; a file that shrinks meanwhile gives zeros.
@@ -141,7 +141,7 @@ std::string checked_name(const File& file, const std::string& raw, std::set<std:
     start = stop + 1;
   }
   if (odd || !known.insert(lower).second)
-    throw bundle_error(file, "member " + quoted(raw, true) + " is misplaced or there twice: do not use this file");
+    throw bundle_error(file, "member " + in_quotes(raw, true) + " is misplaced or there twice: do not use this file");
   return raw.substr(top.size() + 1);
 }
 
@@ -213,7 +213,7 @@ std::vector<Member> list_members(const File& file, const std::string& needed) {
   for (const Entry& entry : all) {
     const std::string name = checked_name(file, entry.name, known);
     if (!entry.plain)
-      throw bundle_error(file, "member " + quoted(name, true) + " is compressed or encrypted: do not use this file");
+      throw bundle_error(file, "member " + in_quotes(name, true) + " is compressed or encrypted: do not use this file");
     const Member member = located(file, entry, name, expected);
     if (member.offset > directory.place || member.size > directory.place - member.offset) throw damaged(file, name);
     expected = member.offset + member.size;

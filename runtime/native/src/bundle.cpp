@@ -14,7 +14,7 @@ namespace cpuc {
 namespace {
 
 const std::string manifest_name = "extra/manifest.json", signature_name = "extra/signature.json";
-constexpr uint64_t max_manifest = 4 << 20;
+constexpr uint64_t max_manifest = 4 << 20, max_extra = 256 << 20;
 
 std::string read_member(const File& file, const Member& member, uint64_t most) {
   if (member.size > most)
@@ -56,10 +56,25 @@ Bundle Bundle::open(const std::string& path, const std::optional<std::string>& t
     throw Error(Kind::bundle, path + ": " + error.what());
   }
   if (const auto odd = difference(bundle.manifest, bundle.members))
-    throw Error(Kind::bundle, path + ": member " + quoted(*odd) + " is not in both the archive and the manifest: do not use it");
+    throw Error(Kind::bundle, path + ": member " + in_quotes(*odd) + " is not in both the archive and the manifest: do not use it");
   if (list[list.size() - (own ? 2 : 1)].name != manifest_name || (own && list.back().name != signature_name))
     throw Error(Kind::bundle, path + ": member '" + manifest_name + "' is not the last one: do not use this file");
   return bundle;
+}
+
+std::string Bundle::read(const std::string& name) const {
+  const auto member = members.find("extra/" + name);
+  if (member == members.end())
+    throw Error(Kind::bundle, file->path() + ": member " + in_quotes("extra/" + name) + " is missing: compile the model again");
+  std::string data = read_member(*file, member->second, max_extra);
+  compare(member->second, sha256(data));
+  return data;
+}
+
+void Bundle::compare(const Member& member, const std::string& digest) const {
+  if (digest != manifest.members.at(member.name))
+    throw Error(Kind::bundle, file->path() + ": member " + in_quotes(member.name) +
+                                  " does not match its SHA-256: the file was damaged or altered; copy it again");
 }
 
 void Bundle::check_digests() const {
@@ -74,11 +89,7 @@ void Bundle::check_digests() const {
     halves[smaller].push_back(member), totals[smaller] += member->size;
   }
   const auto check = [this](const std::vector<const Member*>& half) {
-    for (const Member* member : half) {
-      if (sha256(*file, *member) != manifest.members.at(member->name))
-        throw Error(Kind::bundle, file->path() + ": member " + quoted(member->name) +
-                                      " does not match its SHA-256: the file was damaged or altered; copy it again");
-    }
+    for (const Member* member : half) compare(*member, sha256(*file, *member));
   };
   auto other = std::async(std::launch::async, check, halves[1]);
   check(halves[0]);

@@ -21,8 +21,14 @@ struct Bundle {
   // an Ed25519 public key, the bundle must be signed by it, which is checked before anything that it says is read. Throws Error.
   static Bundle open(const std::string& path, const std::optional<std::string>& trust);
 
+  // An extra file, by its name below extra/. Throws Error if it is absent or does not match its digest.
+  std::string read(const std::string& name) const;
+
   // Compares the SHA-256 of every member with the manifest. Throws Error naming one that differs.
   void check_digests() const;
+
+ private:
+  void compare(const Member& member, const std::string& digest) const;
 };
 
 }  // namespace cpuc

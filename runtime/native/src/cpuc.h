@@ -1,12 +1,16 @@
 // libcpuc: runs the artifacts that `cpuc compile` writes, without Python.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bundle.h"
 #include "error.h"
+#include "records.h"
+#include "tasks/task.h"
 #include "tensors.h"
 
 namespace cpuc {
@@ -36,6 +40,29 @@ class Model {
   struct Loaded;
   explicit Model(std::unique_ptr<Loaded> loaded);
   std::unique_ptr<Loaded> loaded_;
+};
+
+// A loaded artifact of a text task: records in, answers out. `answers` may be called from several threads.
+class TextModel {
+ public:
+  using Progress = std::function<void(size_t answered)>;
+
+  // As Model's. Throws Error (bundle) too if the task or its tokenizer is not one of those that are answered from text.
+  static TextModel load(const std::string& path, const LoadOptions& options = {});
+  static TextModel load(const Bundle& bundle, bool signed_by_trusted, bool check_digests);
+
+  const Manifest& manifest() const { return model_.manifest(); }
+  // In the order of the records, batched by length. All records are checked first. Throws Error (input) naming the record and field, or
+  // the option, that is wrong.
+  std::vector<Json> answers(const Records& records, const Options& options = {}, const Progress& progress = {}) const;
+
+ private:
+  TextModel(Model model, TextEncoder encoder);
+  std::vector<std::vector<Outputs>> run(const std::vector<std::vector<Encoding>>& rows, const Progress& progress) const;
+
+  Model model_;
+  TextEncoder encoder_;
+  bool mixes_ = true;
 };
 
 }  // namespace cpuc

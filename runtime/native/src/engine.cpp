@@ -40,7 +40,7 @@ void check_cpu(const Bundle& bundle) {
   const std::string& needed = bundle.manifest.isa;
   const auto last = static_cast<std::ptrdiff_t>(capabilities.size());
   if (rank(needed) == last)
-    throw Error(Kind::bundle, bundle.file->path() + ": needs CPU capability " + quoted(needed) + ", which this cpuc does not know: update cpuc");
+    throw Error(Kind::bundle, bundle.file->path() + ": needs CPU capability " + in_quotes(needed) + ", which this cpuc does not know: update cpuc");
   const std::ptrdiff_t here = rank(at::get_cpu_capability());
   if (here == last || here < rank(needed))
     throw Error(Kind::bundle, bundle.file->path() + ": needs a CPU with " + needed +

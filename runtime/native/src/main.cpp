@@ -1,55 +1,136 @@
-// cpuc-run: named tensors in, the model's outputs out.
+// cpuc-run: answers from an artifact, without Python.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
+#include <algorithm>
+#include <chrono>
 #include <iostream>
-#include <iterator>
+#include <set>
 
 #include "cpuc.h"
+#include "files.h"
 #include "text.h"
 
 namespace {
 
-std::string read_input(const std::string& source) {
-  if (source == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
-  std::ifstream file(source, std::ios::binary);
-  if (!file) throw cpuc::Error(cpuc::Kind::input, source + (errno == ENOENT ? ": no such file" : std::string(": cannot be read: ") + std::strerror(errno)));
-  std::string data(std::istreambuf_iterator<char>(file), {});
-  if (file.bad()) throw cpuc::Error(cpuc::Kind::input, source + ": cannot be read");
-  return data;
-}
+struct Arguments {
+  std::string bundle, input, output = "-";
+  cpuc::LoadOptions load;
+  bool raw = false, force = false, unchecked = false, check = false;
+  cpuc::Options options;
+};
 
 int fail(const std::string& message) {
   std::cerr << "cpuc: " << cpuc::printable(message) << "\n";
   return 1;
 }
 
+std::string dashed(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return "--" + name;
+}
+
+// The options of every task, each once.
+void add_task_options(CLI::App& program, cpuc::Options& options) {
+  using Kind = cpuc::OptionSpec::Kind;
+  std::set<std::string> added;
+  for (const cpuc::TaskType& type : cpuc::task_types()) {
+    for (const cpuc::OptionSpec& spec : type.options) {
+      if (!added.insert(spec.name).second) continue;
+      const auto set = [&options, name = spec.name](const auto& value) { options.given[name] = value; };
+      if (spec.kind == Kind::flag) program.add_flag_callback(dashed(spec.name), [set] { set(true); }, spec.help)->group("Options of tasks");
+      if (spec.kind == Kind::number) program.add_option_function<int64_t>(dashed(spec.name), set, spec.help)->group("Options of tasks");
+      if (spec.kind != Kind::text) continue;
+      CLI::Option* option = program.add_option_function<std::string>(dashed(spec.name), set, spec.help)->group("Options of tasks");
+      if (!spec.choices.empty()) option->check(CLI::IsMember(spec.choices));
+    }
+  }
+}
+
+void add_options(CLI::App& program, Arguments& given) {
+  program.add_option("BUNDLE", given.bundle, "The artifact.")->required();
+  program.add_option("-i,--input", given.input, "JSON, or JSON Lines; - is standard input.");
+  program.add_option("-o,--output", given.output, "Where answers go; - is standard output.")->capture_default_str();
+  program.add_flag("--force", given.force, "Replace the output if it exists.");
+  program.add_flag("--raw", given.raw, "Named tensors in (JSON), the model's outputs out.");
+  program.add_flag("--check", given.check, "Check and load the bundle, and answer nothing.");
+  program.add_option("--trust", given.load.trust, "Answer only if the bundle is signed by this public key (PEM).");
+  program.add_flag("--no-check-digests", given.unchecked, "Do not compare the bundle with its SHA-256 digests first.");
+  add_task_options(program, given.options);
+}
+
+// How many records are done, on a terminal and after two seconds.
+class Counter {
+ public:
+  explicit Counter(size_t total) : total_(total), shown_(::isatty(STDERR_FILENO) != 0) {}
+  ~Counter() {
+    if (written_) std::cerr << "\r\033[K";
+  }
+  Counter(const Counter&) = delete;
+  Counter& operator=(const Counter&) = delete;
+
+  void advance(size_t count) {
+    done_ += count;
+    const auto now = std::chrono::steady_clock::now();
+    if (!shown_ || now - begin_ < std::chrono::seconds(2) || now - last_ < std::chrono::milliseconds(100)) return;
+    last_ = now, written_ = true;
+    std::cerr << "\r" << done_ << " of " << total_ << " records\033[K" << std::flush;
+  }
+
+ private:
+  size_t total_, done_ = 0;
+  bool shown_, written_ = false;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now(), last_ = begin_;
+};
+
+std::string answer(const cpuc::Bundle& bundle, const Arguments& given) {
+  const std::string source = given.input == "-" ? "standard input" : given.input, data = cpuc::read_input(given.input);
+  const bool is_signed = given.load.trust.has_value();
+  // Input that makes no sense is told before the model is loaded.
+  if (given.raw) {
+    const cpuc::Tensors inputs = cpuc::parse_tensors(data, source, bundle.manifest);
+    return cpuc::format_tensors(cpuc::Model::load(bundle, is_signed, given.load.check_digests).run(inputs), bundle.manifest);
+  }
+  const cpuc::Records records = cpuc::parse_records(data, source);
+  const cpuc::TextModel model = cpuc::TextModel::load(bundle, is_signed, given.load.check_digests);
+  Counter counter(records.values.size());
+  return cpuc::format_answers(model.answers(records, given.options, [&](size_t count) { counter.advance(count); }), records.form);
+}
+
+void run(const Arguments& given) {
+  if (given.raw && !given.options.given.empty())
+    throw cpuc::Error(cpuc::Kind::input, dashed(given.options.given.begin()->first) + " has no meaning with --raw");
+  if (given.output != "-") cpuc::check_writable(given.output, given.force);
+  const cpuc::Bundle bundle = cpuc::Bundle::open(given.bundle, given.load.trust);
+  if (given.check) {
+    cpuc::Model::load(bundle, given.load.trust.has_value(), given.load.check_digests);
+    return;
+  }
+  cpuc::write_output(given.output, answer(bundle, given), given.force);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-  CLI::App program("Answers from an artifact of 'cpuc compile': named tensors in, the model's outputs out.\n\n"
-                   "Example:\n  cpuc-run model.pt --raw --input tensors.json --trust key.pub.pem", "cpuc-run");
-  std::string path, source;
-  cpuc::LoadOptions options;
-  bool raw = false, unchecked = false;
-  program.add_option("BUNDLE", path, "The artifact.")->required();
-  program.add_option("-i,--input", source, "A JSON object of nested lists; - is standard input.")->required();
-  program.add_flag("--raw", raw, "Named tensors in, the model's outputs out: the only form that this program has.")->required();
-  program.add_option("--trust", options.trust, "Answer only if the bundle is signed by this public key (PEM).");
-  program.add_flag("--no-check-digests", unchecked, "Do not compare the bundle with its SHA-256 digests first.");
+  CLI::App program(
+      "Answers the records in a file from an artifact of 'cpuc compile', as 'cpuc run' does.\n\n"
+      "Examples:\n"
+      "  cpuc-run model.pt --input q.json\n"
+      "  cpuc-run model.pt --input questions.jsonl --output answers.jsonl --top-k 3\n"
+      "  cpuc-run model.pt --raw --input tensors.json --trust key.pub.pem",
+      "cpuc-run");
+  Arguments given;
+  add_options(program, given);
   try {
     program.parse(count, arguments);
+    if (given.input.empty() && !given.check) throw CLI::RequiredError("--input");
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? 0 : 2;
   }
-  options.check_digests = !unchecked;
+  given.load.check_digests = !given.unchecked;
   try {
-    const cpuc::Bundle bundle = cpuc::Bundle::open(path, options.trust);
-    const cpuc::Tensors inputs = cpuc::parse_tensors(read_input(source), source == "-" ? "standard input" : source, bundle.manifest);
-    const cpuc::Model model = cpuc::Model::load(bundle, options.trust.has_value(), options.check_digests);
-    std::cout << cpuc::format_tensors(model.run(inputs), model.manifest()) << std::flush;
-    return std::cout ? 0 : fail("standard output cannot be written");
+    run(given);
+    return 0;
   } catch (const cpuc::Error& error) {
     return fail(error.what());
   } catch (const std::bad_alloc&) {

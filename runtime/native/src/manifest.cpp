@@ -92,10 +92,10 @@ void check_tensors(const json& specs, const std::string& field, const json& axes
   for (const json& spec : specs) {
     const auto dtype = spec["dtype"].get<std::string>();
     if (std::find(dtypes.begin(), dtypes.end(), dtype) == dtypes.end())
-      wrong("manifest.json." + field + ": dtype " + quoted(dtype) + " is not one of bool, int32, int64, float16, float32, float64");
+      wrong("manifest.json." + field + ": dtype " + in_quotes(dtype) + " is not one of bool, int32, int64, float16, float32, float64");
     for (const json& size : spec["shape"]) {
       if (size.is_string() && !axes.contains(size.get<std::string>()))
-        wrong("manifest.json: axis " + quoted(size.get<std::string>()) + " has no entry in 'axes'");
+        wrong("manifest.json: axis " + in_quotes(size.get<std::string>()) + " has no entry in 'axes'");
       if (size.is_number() && !(in_range(size) && 0 < size.get<int64_t>() && size.get<int64_t>() <= largest_size))
         wrong("manifest.json." + field + ": " + size.dump() + " is no size");
     }
@@ -131,6 +131,8 @@ bool is_version(const std::string& text) {
 
 json parsed(const std::string& text) {
   if (text.rfind("\xEF\xBB\xBF", 0) == 0) wrong("manifest.json is not valid JSON: it begins with a byte order mark");
+  // To the library it is the end of the text.
+  if (text.find('\0') != std::string::npos) wrong("manifest.json is not valid JSON: it has a NUL byte");
   // Deeper values could not be copied without running out of stack.
   const auto shallow = [](int depth, json::parse_event_t, const json&) {
     if (depth > max_depth) wrong("manifest.json is not valid JSON: nested too deeply");
@@ -158,7 +160,7 @@ Manifest Manifest::from_json(const std::string& text) {
   for (const char* name : {"torch", "ipex"}) {
     const auto release = build[name].get<std::string>();
     if (!is_version(release))
-      wrong(std::string("manifest.json.build.") + name + ": " + quoted(release) + " is no version");
+      wrong(std::string("manifest.json.build.") + name + ": " + in_quotes(release) + " is no version");
   }
   check_axes(raw["axes"]);
   Manifest manifest;

@@ -3,24 +3,13 @@
 #include <algorithm>
 
 #include "error.h"
+#include "json.h"
 #include "text.h"
 
 namespace cpuc {
 namespace {
 
 using nlohmann::json;
-
-std::string python_type(const json& value) {
-  switch (value.type()) {
-    case json::value_t::null: return "NoneType";
-    case json::value_t::boolean: return "bool";
-    case json::value_t::string: return "str";
-    case json::value_t::array: return "list";
-    case json::value_t::object: return "dict";
-    case json::value_t::number_float: return "float";
-    default: return "int";
-  }
-}
 
 // Beyond 64 bits Python still has an integer, and this library a float: no field holds such a number.
 bool is_integer(const json& value) { return value.is_number_integer(); }
@@ -30,7 +19,7 @@ const auto nothing = [](const json&, const std::string&) {};
 }  // namespace
 
 void Type::operator()(const json& value, const std::string& where) const {
-  if (!fits(value)) throw Error(Kind::bundle, where + ": expected " + name + ", found " + python_type(value));
+  if (!fits(value)) throw Error(Kind::bundle, where + ": expected " + name + ", found " + python_type(value.type()));
   check(value, where);
 }
 
@@ -68,10 +57,10 @@ Type object(const Fields& fields) {
   const auto each = [fields](const json& value, const std::string& where) {
     for (const auto& [key, inner] : value.items()) {
       const bool known = std::any_of(fields.begin(), fields.end(), [&name = key](const auto& field) { return field.first == name; });
-      if (!known) throw Error(Kind::bundle, where + ": unknown field " + quoted(key));
+      if (!known) throw Error(Kind::bundle, where + ": unknown field " + in_quotes(key));
     }
     for (const auto& [name, type] : fields) {
-      if (!value.contains(name)) throw Error(Kind::bundle, where + ": field " + quoted(name) + " is missing");
+      if (!value.contains(name)) throw Error(Kind::bundle, where + ": field " + in_quotes(name) + " is missing");
     }
     for (const auto& [name, type] : fields) type(value[name], where + "." + name);
   };

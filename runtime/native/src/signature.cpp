@@ -77,7 +77,7 @@ bool verifies(const Key& key, const std::string& signature, const std::string& m
 }  // namespace
 
 Signature Signature::from_json(const std::string& text) {
-  if (text.rfind("\xEF\xBB\xBF", 0) == 0) unreadable();
+  if (text.rfind("\xEF\xBB\xBF", 0) == 0 || text.find('\0') != std::string::npos) unreadable();
   const nlohmann::json raw = nlohmann::json::parse(text, nullptr, false);
   const auto field = [&](const char* name) {
     if (!raw.is_object() || raw.size() != 3 || !raw.contains(name) || !raw[name].is_string()) unreadable();
@@ -86,7 +86,7 @@ Signature Signature::from_json(const std::string& text) {
   const std::string algorithm = field("algorithm");
   Signature given{from_base64(field("public_key")), from_base64(field("signature"))};
   if (algorithm != "ed25519")
-    throw Error(Kind::bundle, "signed with algorithm " + quoted(algorithm) + ", which this cpuc does not know: update cpuc");
+    throw Error(Kind::bundle, "signed with algorithm " + in_quotes(algorithm) + ", which this cpuc does not know: update cpuc");
   if (given.public_key.size() != key_size || given.signature.size() != signature_size)
     throw Error(Kind::bundle, "signature.json holds no Ed25519 signature: the file was damaged or altered");
   return given;

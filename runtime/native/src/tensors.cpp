@@ -7,12 +7,14 @@
 #include <utility>
 
 #include "error.h"
+#include "json.h"
+#include "records.h"
 #include "text.h"
 
 namespace cpuc {
 namespace {
 
-using nlohmann::json;
+using json = Json;
 
 const std::vector<std::pair<std::string, at::ScalarType>> dtypes = {
     {"bool", at::kBool}, {"int32", at::kInt},    {"int64", at::kLong},
@@ -108,7 +110,7 @@ std::string shape_text(const TensorSpec& spec) {
   std::string text = "[";
   for (size_t i = 0; i < spec.shape.size(); ++i) {
     const auto* size = std::get_if<int64_t>(&spec.shape[i]);
-    text += (i > 0 ? ", " : "") + (size != nullptr ? std::to_string(*size) : quoted(std::get<std::string>(spec.shape[i])));
+    text += (i > 0 ? ", " : "") + (size != nullptr ? std::to_string(*size) : in_quotes(std::get<std::string>(spec.shape[i])));
   }
   return text + "]";
 }
@@ -119,17 +121,17 @@ void check_axis(const Manifest& manifest, const TensorSpec& spec, const std::str
   const Axis& bounds = manifest.axes.at(axis);
   if (size < bounds.minimum || (bounds.maximum && size > *bounds.maximum)) {
     const std::string most = bounds.maximum ? " and at most " + std::to_string(*bounds.maximum) : "";
-    wrong("input " + quoted(spec.name) + " has shape " + list_text(tensor.sizes()) + ": " + axis + " is " + std::to_string(size) +
+    wrong("input " + in_quotes(spec.name) + " has shape " + list_text(tensor.sizes()) + ": " + axis + " is " + std::to_string(size) +
           ", must be at least " + std::to_string(bounds.minimum) + most);
   }
   const auto& first = sizes.emplace(axis, std::make_pair(size, spec.name)).first->second;
   if (first.first != size)
-    wrong("inputs " + quoted(first.second) + " and " + quoted(spec.name) + " differ in " + axis + ": " + std::to_string(first.first) + " and " +
+    wrong("inputs " + in_quotes(first.second) + " and " + in_quotes(spec.name) + " differ in " + axis + ": " + std::to_string(first.first) + " and " +
           std::to_string(size));
 }
 
 void check_tensor(const Manifest& manifest, const TensorSpec& spec, const at::Tensor& tensor, Sizes& sizes) {
-  const std::string name = "input " + quoted(spec.name);
+  const std::string name = "input " + in_quotes(spec.name);
   if (tensor.scalar_type() != dtype_of(spec.dtype))
     wrong(name + " is " + at::toString(tensor.scalar_type()) + ", expected " + spec.dtype);
   const std::string odd = name + " has shape " + list_text(tensor.sizes()) + ", expected " + shape_text(spec);
@@ -153,17 +155,12 @@ at::ScalarType dtype_of(const std::string& name) {
   for (const auto& [known, type] : dtypes) {
     if (known == name) return type;
   }
-  throw Error(Kind::bundle, "dtype " + quoted(name) + " is unknown");
+  throw Error(Kind::bundle, "dtype " + in_quotes(name) + " is unknown");
 }
 
 Tensors parse_tensors(const std::string& data, const std::string& source, const Manifest& manifest) {
-  json value;
-  try {
-    value = json::parse(data);
-  } catch (const json::exception& error) {
-    wrong(source + ": invalid JSON: " + error.what());
-  }
-  if (!value.is_object()) wrong(source + ": expected an object of named tensors");
+  const json value = parse_input(data, source);
+  if (!value.is_object()) wrong(source + ": expected an object of named tensors, found " + python_type(value.type()));
   std::string names;
   for (const TensorSpec& spec : manifest.inputs) names += (names.empty() ? "" : ", ") + spec.name;
   Tensors tensors;
@@ -172,8 +169,8 @@ Tensors parse_tensors(const std::string& data, const std::string& source, const 
     for (const TensorSpec& each : manifest.inputs) {
       if (each.name == name) spec = &each;
     }
-    if (spec == nullptr) wrong("unexpected input " + quoted(name) + "; the model takes " + names);
-    const std::string where = source + ": " + quoted(name);
+    if (spec == nullptr) wrong("unexpected input " + in_quotes(name) + "; the model takes " + names);
+    const std::string where = source + ": " + in_quotes(name);
     tensors[name] = make_tensor(nested(lists, where), *spec, where);
   }
   return tensors;
@@ -194,7 +191,7 @@ void check_inputs(const Manifest& manifest, const Tensors& inputs) {
   Sizes sizes;
   for (const TensorSpec& spec : manifest.inputs) {
     const auto found = inputs.find(spec.name);
-    if (found == inputs.end()) wrong("input " + quoted(spec.name) + " is missing; the model takes " + names);
+    if (found == inputs.end()) wrong("input " + in_quotes(spec.name) + " is missing; the model takes " + names);
     check_tensor(manifest, spec, found->second, sizes);
   }
 }

@@ -6,7 +6,7 @@
 
 namespace cpuc {
 
-std::string quoted(const std::string& text, bool ascii) {
+std::string in_quotes(const std::string& text, bool ascii) {
   const bool twice = text.find('\'') != std::string::npos && text.find('"') == std::string::npos;
   const char quote = twice ? '"' : '\'';
   std::string result(1, quote);

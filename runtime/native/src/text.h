@@ -6,7 +6,7 @@
 namespace cpuc {
 
 // In quotes as Python's repr writes it, but for bytes beyond ASCII where `ascii`: each of those is one U+FFFD.
-std::string quoted(const std::string& text, bool ascii = false);
+std::string in_quotes(const std::string& text, bool ascii = false);
 
 // The shortest decimal that is this number, as Python's repr writes it; `value` must be finite.
 std::string number_text(double value);

@@ -17,7 +17,7 @@ void Fields::fail(const std::string& what) const { throw Error(Kind::bundle, whe
 void Fields::refuse() const {
   const std::string name = type();
   fail((name.empty() ? "a component without a type" : name) +
-       " is not supported by the native runtime: run this bundle with `cpuc run`");
+       " is not supported by the native runtime: run this bundle with `cpuc run`, or give named tensors and use --raw");
 }
 
 bool Fields::has(const char* name) const {

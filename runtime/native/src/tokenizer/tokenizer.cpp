@@ -30,6 +30,8 @@ std::unique_ptr<const Component> component(const Fields& fields, const char* nam
 }
 
 nlohmann::json parse(std::string_view json) {
+  // To the library it is the end of the text.
+  if (json.find('\0') != std::string_view::npos) throw Error(Kind::bundle, "tokenizer.json cannot be read: it has a NUL byte");
   try {
     return nlohmann::json::parse(json);
   } catch (const nlohmann::json::parse_error& error) {

@@ -28,21 +28,29 @@ bool is_ascii_punctuation(char32_t c) {
 
 Expansion just(char32_t character) { return {{character}, 1}; }
 
-}  // namespace
-
-std::u32string decode(std::string_view utf8) {
-  std::u32string text;
-  text.reserve(utf8.size());
+// Puts the characters into `text` if it is given; returns where the first byte is that is none.
+std::optional<size_t> read(std::string_view utf8, std::u32string* text) {
+  if (text != nullptr) text->reserve(utf8.size());
   const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(utf8.data());
   for (size_t at = 0; at < utf8.size();) {
     utf8proc_int32_t character = 0;
     const utf8proc_ssize_t size = utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(utf8.size() - at), &character);
-    if (size <= 0) throw Error(Kind::input, "the text is not UTF-8: wrong byte at offset " + std::to_string(at));
-    text += static_cast<char32_t>(character);
+    if (size <= 0) return at;
+    if (text != nullptr) *text += static_cast<char32_t>(character);
     at += static_cast<size_t>(size);
   }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::u32string decode(std::string_view utf8) {
+  std::u32string text;
+  if (const auto wrong = read(utf8, &text)) throw Error(Kind::input, "the text is not UTF-8: wrong byte at offset " + std::to_string(*wrong));
   return text;
 }
+
+std::optional<size_t> find_invalid(std::string_view utf8) { return read(utf8, nullptr); }
 
 void append(std::string& utf8, char32_t character) {
   utf8proc_uint8_t bytes[4];

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -10,6 +11,8 @@ namespace cpuc::unicode {
 
 // The code points of UTF-8. Throws Error (input) at the first byte that is none.
 std::u32string decode(std::string_view utf8);
+// Where that byte is; nothing if all of it is UTF-8.
+std::optional<size_t> find_invalid(std::string_view utf8);
 
 void append(std::string& utf8, char32_t character);
 
