@@ -2,7 +2,7 @@
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <dlfcn.h>
-#include <fcntl.h>
+#include <sys/mman.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 #include <torch/version.h>
@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <future>
 #include <mutex>
 
@@ -35,6 +36,18 @@ void check_versions(const Bundle& bundle) {
   }
 }
 
+// torch asks a library that reads /proc: where that is not mounted it would do without any AVX. Afterwards it remembers, and IPEX's
+// library, which asks the CPU itself, must not find the variable.
+void detect_cpu() {
+  if (::access("/proc/cpuinfo", R_OK) == 0 || std::getenv("ATEN_CPU_CAPABILITY") != nullptr) return;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  if (!avx2) return;
+  ::setenv("ATEN_CPU_CAPABILITY", avx512 ? "avx512" : "avx2", 1);
+  at::get_cpu_capability();
+  ::unsetenv("ATEN_CPU_CAPABILITY");
+}
+
 void check_cpu(const Bundle& bundle) {
   const auto rank = [](const std::string& name) { return std::find(capabilities.begin(), capabilities.end(), name) - capabilities.begin(); };
   const std::string& needed = bundle.manifest.isa;
@@ -51,12 +64,13 @@ void check_cpu(const Bundle& bundle) {
 void load_ipex() {
   static std::once_flag once;
   std::call_once(once, [] {
-    const int saved = ::dup(STDERR_FILENO), null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
-    if (saved >= 0 && null >= 0) ::dup2(null, STDERR_FILENO);
+    // Not /dev/null, which is not there in an empty root.
+    const int saved = ::dup(STDERR_FILENO), sink = ::memfd_create("notice", MFD_CLOEXEC);
+    if (saved >= 0 && sink >= 0) ::dup2(sink, STDERR_FILENO);
     const void* library = ::dlopen("libintel-ext-pt-cpu.so", RTLD_NOW | RTLD_GLOBAL);
-    if (saved >= 0 && null >= 0) ::dup2(saved, STDERR_FILENO);
+    if (saved >= 0 && sink >= 0) ::dup2(saved, STDERR_FILENO);
     if (saved >= 0) ::close(saved);
-    if (null >= 0) ::close(null);
+    if (sink >= 0) ::close(sink);
     if (library == nullptr) throw Error(Kind::bundle, std::string("IPEX's library cannot be loaded: ") + ::dlerror());
   });
 }
@@ -96,6 +110,7 @@ Model Model::load(const Bundle& bundle, bool signed_by_trusted, bool check_diges
   if (signed_by_trusted && !check_digests)
     throw Error(Kind::input, "a signature covers digests: with a trusted key they have to be checked");
   check_versions(bundle);
+  detect_cpu();
   check_cpu(bundle);
   std::future<void> checked;
   if (check_digests) checked = std::async(std::launch::async, [&bundle] { bundle.check_digests(); });
