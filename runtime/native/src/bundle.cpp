@@ -1,5 +1,7 @@
 #include "bundle.h"
 
+#include <openssl/crypto.h>
+
 #include <algorithm>
 #include <array>
 #include <future>
@@ -38,6 +40,8 @@ std::optional<std::string> difference(const Manifest& manifest, const std::map<s
 }  // namespace
 
 Bundle Bundle::open(const std::string& path, const std::optional<std::string>& trust) {
+  // Its default configuration is a file of the machine, which may name libraries to load.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, nullptr);
   Bundle bundle;
   bundle.file = std::make_unique<File>(path);
   const std::vector<Member> list = list_members(*bundle.file, manifest_name);
