@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from cpuc.runtime.engine import cpu_offers
 if TYPE_CHECKING:
     from evaluation import Models, Write
     from keys import Keys
+    from native_tokenizer import Native
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -171,3 +174,32 @@ def coverage_rows() -> dict[str, dict[str, str]]:
     lines = [line for line in (ROOT / "docs" / "coverage.md").read_text().splitlines() if line.startswith("| ")]
     names, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {row[0]: dict(zip(names, row, strict=True)) for row in rows}
+
+
+@pytest.fixture(scope="session")
+def tokenize_program() -> Path:
+    """The native tokenizer as a program, under sanitizers."""
+    from native_tokenizer import built
+
+    return built("native-sanitized", sanitize=True) / "src" / "tokenizer" / "cpuc-tokenize"
+
+
+@pytest.fixture(scope="session")
+def make_native(tokenize_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Native]]:
+    """Makes that program for a tokenizer.json, one for each."""
+    from native_tokenizer import Native
+
+    folder = tmp_path_factory.mktemp("tokenizers")
+    running: list[Native] = []
+
+    @functools.cache
+    def started(content: str) -> Native:
+        path = folder / f"{len(running)}.json"
+        path.write_text(content)
+        running.append(Native(tokenize_program, path))
+        return running[-1]
+
+    yield lambda value: started(json.dumps(value))
+    for each in running:
+        with each:
+            pass

@@ -4,19 +4,60 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 import tokenizers
 from conftest import ROOT
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from cpuc.compiler import native
 
 FLAGS = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
+FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+NASTY = [
+    "",
+    " ",
+    "\t\n\r\v\f\x85\u00a0\u1680\u2003\u2028\u2029\u202f\u205f\u3000x",
+    "\x00a\x01b\x7fc\x9fd\ufffde\ufeff\u200bf\u200c\u200d\u00ad\ue000\U000f0000\U0010fffdg",
+    "\u0378\u0380\U000e0001\uffff\ufdd0\U0001ffff",  # not assigned, no characters
+    "e\u0301\u0327 e\u0327\u0301 \u0301x a\u0344\u0316b \u0f73\u0f71\u0f80 \u1e69 s\u0323\u0307 q\u0307\u0323\u0334",
+    "Ａ ﬀ ﬁ ① Ⅻ ª ㎏ \u212a \u212b \u2126 \uf900 \U0002f800",
+    "İstanbul IŞIK ΌΔΟΣ ΣΑΣ ẞ straße ǅ Ǆ ǆ ŉ ᾼ",
+    "한국어 \u1112\u1161\u11ab 各角 豈",
+    "中文abc中 日本語テスト 𠀀𪚥𫝀𫠠\U0002b920\U0002ceb0\u4dbf\u4dc0\u9fff\ua000",
+    "👩\u200d👩\u200d👧\u200d👦 🏳\ufe0f\u200d🌈 👍🏽 🇩🇪 ☺\ufe0f 1\ufe0f\u20e3",
+    "มันเป็น ไทย नमस्ते क्षि தமிழ் བོད་ ខ្មែរ မြန်မာ עִבְרִית العَرَبِيَّة",
+    "a" * 100,
+    "a" * 101,
+    "a" * 100_000,
+    "é" * 100 + " " + "é" * 101 + " " + "e\u0301" * 100,
+    "a" + "\u0301\u0316" * 5000 + "b",
+    "don't!?...—«»“”„¡¿§¶·†‡•‰′″※‼⁇⟦⟧、。〈〉〽﹏！＄＋＜￠",
+    "$+<=>^`|~ ©®¬°±×÷€£¥",
+    "[MASK] [mask] x[SEP]y [ CLS ] [UNK][PAD]",
+    "U.S.A. 3.14 a_b c-d e/f g@h.i http://x.y/?z=1&w=2#q",
+]
+
+# Every character of the planes that have any, and some of the others.
+BLOCKS = [(0, 0xD800), (0xE000, 0x1FC00), (0x20000, 0x20100), (0x2A600, 0x2EF00), (0x2F700, 0x2FB00), (0xE0000, 0xE0200)]
+BLOCKS += [(0x31300, 0x33500), (0x3D000, 0x3FD00), (0xF0000, 0xF0010), (0xFFFF0, 0x100010), (0x10FFF0, 0x110000)]
+
+TRUNCATIONS = st.fixed_dictionaries(
+    {
+        "length": st.integers(0, 14),
+        "stride": st.integers(0, 4),
+        "strategy": st.sampled_from(["longest_first", "only_first", "only_second"]),
+        "side": st.sampled_from(["left", "right"]),
+    }
+)
 
 
 def built(name: str, **options: Any) -> Path:
@@ -24,6 +65,14 @@ def built(name: str, **options: Any) -> Path:
     if missing := native.missing_packages():
         pytest.skip(f"building the native runtime needs {', '.join(missing)}")
     return native.build(ROOT / "build" / name, **options)
+
+
+def xquad(shared_data: Path) -> list[dict[str, str]]:
+    """Questions and contexts in twelve languages; skips the test where they are not."""
+    path = shared_data / "xquad-multilingual.jsonl"
+    if not path.is_file():
+        pytest.skip("xquad-multilingual.jsonl is not in the shared data")
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def refusal(program: Path, path: Path) -> Any:
@@ -79,6 +128,9 @@ class Native:
                 raise
             return str(error)
         return [as_json(each) for each in (encoding, *encoding.overflowing)]
+
+
+Make = Callable[..., Native]
 
 
 def as_json(encoding: tokenizers.Encoding) -> dict[str, Any]:

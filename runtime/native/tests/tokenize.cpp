@@ -82,13 +82,13 @@ json lookup(const cpuc::Tokenizer& tokenizer, const json& request) {
   return {{"found", found}};
 }
 
-json list_of(const cpuc::unicode::Expansion& expansion) {
-  return std::vector<uint32_t>(expansion.characters.begin(),
-                               expansion.characters.begin() + static_cast<std::ptrdiff_t>(expansion.size));
+template <typename Characters>
+json list_of(const Characters& characters, size_t size) {
+  return std::vector<uint32_t>(characters.begin(), characters.begin() + static_cast<std::ptrdiff_t>(size));
 }
 
-// For each code point: a string with a letter for each thing that it is, its combining class, its decomposition and its
-// lower case.
+// For each code point: a string with a letter for each thing that it is, its combining class, its decomposition, its lower
+// case and its compatible decomposition.
 json characters(const json& request) {
   using namespace cpuc::unicode;
   json result = json::array();
@@ -100,7 +100,13 @@ json characters(const json& request) {
     if (is_accent(c)) kinds += 'a';
     if (is_punctuation(c)) kinds += 'p';
     if (is_word(c)) kinds += 'w';
-    result.push_back({kinds, combining_class(c), list_of(decompose(c)), list_of(lower(c))});
+    if (is_letter(c)) kinds += 'L';
+    if (is_number(c)) kinds += 'N';
+    if (is_mark(c)) kinds += 'M';
+    const Expansion canonical = decompose(c), lowered = lower(c);
+    const std::u32string compatible = decompose_compatible(c);
+    result.push_back({kinds, combining_class(c), list_of(canonical.characters, canonical.size),
+                      list_of(lowered.characters, lowered.size), list_of(compatible, compatible.size())});
   }
   return result;
 }

@@ -41,15 +41,41 @@ class PostProcessor {
   virtual ~PostProcessor() = default;
   // How many special tokens it adds.
   virtual size_t added(bool pair) const = 0;
-  // One encoding of one or two sequences.
-  virtual Windows process(std::vector<Windows> sequences, bool add_special_tokens) const = 0;
+  // Of one or two sequences, what is then put together.
+  virtual std::vector<Windows> process(std::vector<Windows> sequences, bool add_special_tokens) const = 0;
 };
 
 class Decoder {
  public:
   virtual ~Decoder() = default;
-  virtual std::string decode(const std::vector<std::string>& tokens) const = 0;
+  // Pieces of text, which are then joined.
+  virtual std::vector<std::string> decode(std::vector<std::string> tokens) const = 0;
 };
+
+// A type of component, as tokenizer.json names it, and what makes one.
+template <typename Component>
+struct Maker {
+  const char* type;
+  std::unique_ptr<const Component> (*make)(const Fields& fields);
+};
+
+// Throws Error (bundle) that names the component if it is not in the table.
+template <typename Component, size_t count>
+std::unique_ptr<const Component> make_from(const Maker<Component> (&table)[count], const Fields& fields) {
+  const std::string type = fields.type();
+  for (const Maker<Component>& maker : table)
+    if (type == maker.type) return maker.make(fields);
+  fields.refuse();
+}
+
+// The components of a Sequence, which is a list in a field of its own.
+template <typename Component>
+std::vector<std::unique_ptr<const Component>> make_all(const Fields& fields, const char* name,
+                                                       std::unique_ptr<const Component> (*make)(const Fields&)) {
+  std::vector<std::unique_ptr<const Component>> all;
+  for (const Fields& each : fields.objects(name)) all.push_back(make(each));
+  return all;
+}
 
 // Each throws Error (bundle) that names the component if it is none of those supported.
 std::unique_ptr<const Normalizer> make_normalizer(const Fields& fields);

@@ -9,18 +9,6 @@ void extend(std::vector<T>& values, const std::vector<T>& more) {
   values.insert(values.end(), more.begin(), more.end());
 }
 
-void append(Encoding& encoding, const Encoding& other) {
-  const size_t size = encoding.size();
-  for (const auto& [sequence, range] : other.sequence_ranges)
-    encoding.sequence_ranges[sequence] = {size + range.first, size + range.second};
-  extend(encoding.ids, other.ids);
-  extend(encoding.type_ids, other.type_ids);
-  extend(encoding.tokens, other.tokens);
-  extend(encoding.offsets, other.offsets);
-  extend(encoding.special_tokens_mask, other.special_tokens_mask);
-  extend(encoding.word_ids, other.word_ids);
-}
-
 std::pair<size_t, size_t> range_of(const Encoding& encoding, size_t sequence) {
   const auto found = encoding.sequence_ranges.find(sequence);
   return found == encoding.sequence_ranges.end() ? std::pair<size_t, size_t>(0, encoding.size()) : found->second;
@@ -59,6 +47,18 @@ void list_sequences(Encoding& encoding) {
     const auto [begin, end] = range_of(encoding, sequence);
     for (size_t i = begin; i < end; ++i) encoding.sequence_ids[i] = sequence;
   }
+}
+
+void append(Encoding& encoding, const Encoding& other) {
+  const size_t size = encoding.size();
+  for (const auto& [sequence, range] : other.sequence_ranges)
+    encoding.sequence_ranges[sequence] = {size + range.first, size + range.second};
+  extend(encoding.ids, other.ids);
+  extend(encoding.type_ids, other.type_ids);
+  extend(encoding.tokens, other.tokens);
+  extend(encoding.offsets, other.offsets);
+  extend(encoding.special_tokens_mask, other.special_tokens_mask);
+  extend(encoding.word_ids, other.word_ids);
 }
 
 void append(Windows& windows, const Windows& other) {

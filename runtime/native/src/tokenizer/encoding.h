@@ -52,6 +52,8 @@ void set_sequence(Encoding& encoding, size_t sequence);
 // Fills in `sequence_ids`.
 void list_sequences(Encoding& encoding);
 
+void append(Encoding& encoding, const Encoding& other);
+
 // Puts `other` after `windows`, and each window of the one after each of the other.
 void append(Windows& windows, const Windows& other);
 

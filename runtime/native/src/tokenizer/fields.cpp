@@ -16,8 +16,11 @@ void Fields::fail(const std::string& what) const { throw Error(Kind::bundle, whe
 
 void Fields::refuse() const {
   const std::string name = type();
-  fail((name.empty() ? "a component without a type" : name) +
-       " is not supported by the native runtime: run this bundle with `cpuc run`, or give named tensors and use --raw");
+  refuse(name.empty() ? "a component without a type" : name);
+}
+
+void Fields::refuse(const std::string& what) const {
+  fail(what + " is not supported by the native runtime: run this bundle with `cpuc run`, or give named tensors and use --raw");
 }
 
 bool Fields::has(const char* name) const {
@@ -37,6 +40,8 @@ bool Fields::boolean(const char* name) const {
   return value.get<bool>();
 }
 
+bool Fields::boolean(const char* name, bool otherwise) const { return has(name) ? boolean(name) : otherwise; }
+
 std::string Fields::string(const char* name) const {
   const nlohmann::json& value = at(name);
   if (!value.is_string()) fail(std::string("field '") + name + "' must be a string");
@@ -51,6 +56,14 @@ const nlohmann::json& Fields::array(const char* name) const {
   const nlohmann::json& value = at(name);
   if (!value.is_array()) fail(std::string("field '") + name + "' must be a list");
   return value;
+}
+
+std::vector<Fields> Fields::objects(const char* name) const {
+  // Components are made by recursion.
+  if (where_.size() > 1000) fail("is nested too deeply");
+  std::vector<Fields> result;
+  for (const nlohmann::json& each : array(name)) result.emplace_back(each, where_ + "." + name);
+  return result;
 }
 
 std::string Fields::type() const { return has("type") ? string("type") : ""; }

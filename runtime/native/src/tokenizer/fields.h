@@ -18,14 +18,17 @@ class Fields {
   bool has(const char* name) const;  // there and not null
   const nlohmann::json& at(const char* name) const;
   bool boolean(const char* name) const;
+  bool boolean(const char* name, bool otherwise) const;  // null, or absent: `otherwise`
   std::string string(const char* name) const;
   int64_t unsigned32(const char* name) const;
   Fields object(const char* name) const;
   const nlohmann::json& array(const char* name) const;
+  std::vector<Fields> objects(const char* name) const;  // of a list
   std::string type() const;  // of a component, "" if it does not say
 
   [[noreturn]] void fail(const std::string& what) const;
   [[noreturn]] void refuse() const;  // a component of a type that is not supported
+  [[noreturn]] void refuse(const std::string& what) const;
 
  private:
   const nlohmann::json& value_;

@@ -1,86 +1,89 @@
-// BertNormalizer.
+// make_normalizer, and the normalizers that are a function.
 #include <algorithm>
 
-#include "tokenizer/components.h"
+#include "tokenizer/makers.h"
+#include "tokenizer/normal_forms.h"
 #include "tokenizer/unicode.h"
 
 namespace cpuc {
 
 namespace {
 
-// Removes what cleaning removes; every space that is left becomes U+0020.
-void clean(Text& text) {
-  text.erase(std::remove_if(text.begin(), text.end(), [](const Character& each) { return unicode::is_removed(each.value); }),
-             text.end());
-  for (Character& each : text)
-    if (unicode::is_space(each.value)) each.value = ' ';
-}
+// A normalizer without settings.
+template <void (*function)(Text&)>
+class Simple : public Normalizer {
+ public:
+  void normalize(Text& text) const override { function(text); }
 
-void space_ideographs(Text& text) {
-  Text spaced;
-  spaced.reserve(text.size());
-  for (const Character& each : text) {
-    const bool alone = unicode::is_ideograph(each.value);
-    if (alone) spaced.push_back({' ', each.origin});
-    spaced.push_back(each);
-    if (alone) spaced.push_back({' ', each.origin});
-  }
-  text = std::move(spaced);
-}
-
-// A part of a decomposition that waits for the combining marks after it.
-struct Part {
-  char32_t value;
-  int combining_class;
-  bool first;  // of its decomposition
+  static std::unique_ptr<const Normalizer> make(const Fields&) { return std::make_unique<Simple>(); }
 };
 
-// Canonical decomposition. The library does not sort the origins along with the marks: the n-th first part of a
-// decomposition, wherever it lands, comes from the n-th character, and further parts from the last one counted so.
-class Decomposer {
- public:
-  explicit Decomposer(const Text& text) : text_(text) { result_.reserve(text.size()); }
+template <bool composed, bool compatible>
+void normal_form(Text& text) {
+  const std::vector<Change> parts = decompose(text, compatible);
+  transform(text, composed ? recompose(parts) : parts);
+}
 
-  Text run() {
-    for (const Character& each : text_) {
-      const unicode::Expansion parts = unicode::decompose(each.value);
-      for (size_t i = 0; i < parts.size; ++i) push(parts.characters[i], i == 0);
-    }
-    flush();
-    return std::move(result_);
+void strip_marks(Text& text) {
+  const auto is_mark = [](const Character& each) { return unicode::is_mark(each.value); };
+  text.erase(std::remove_if(text.begin(), text.end(), is_mark), text.end());
+}
+
+// Without the spaces around.
+class Strip : public Normalizer {
+ public:
+  explicit Strip(const Fields& fields) : left_(fields.boolean("strip_left")), right_(fields.boolean("strip_right")) {}
+
+  void normalize(Text& text) const override {
+    const auto is_kept = [](const Character& each) { return !unicode::is_space(each.value); };
+    if (right_) text.erase(std::find_if(text.rbegin(), text.rend(), is_kept).base(), text.end());
+    if (left_) text.erase(text.begin(), std::find_if(text.begin(), text.end(), is_kept));
+  }
+
+  static std::unique_ptr<const Normalizer> make(const Fields& fields) { return std::make_unique<Strip>(fields); }
+
+ private:
+  bool left_, right_;
+};
+
+// What it puts before a text comes from the text's first character.
+class Prepend : public Normalizer {
+ public:
+  explicit Prepend(const Fields& fields) : prefix_(to_text(fields.string("prepend"))) {}
+
+  void normalize(Text& text) const override {
+    if (text.empty()) return;
+    Text result = prefix_;
+    for (Character& each : result) each.origin = text.front().origin;
+    result.insert(result.end(), text.begin(), text.end());
+    text = std::move(result);
+  }
+
+  static std::unique_ptr<const Normalizer> make(const Fields& fields) { return std::make_unique<Prepend>(fields); }
+
+ private:
+  Text prefix_;
+};
+
+class NormalizerSequence : public Normalizer {
+ public:
+  explicit NormalizerSequence(const Fields& fields) : all_(make_all(fields, "normalizers", make_normalizer)) {}
+
+  void normalize(Text& text) const override {
+    for (const auto& each : all_) each->normalize(text);
+  }
+
+  static std::unique_ptr<const Normalizer> make(const Fields& fields) {
+    return std::make_unique<NormalizerSequence>(fields);
   }
 
  private:
-  void push(char32_t value, bool first) {
-    const int combining_class = unicode::combining_class(value);
-    if (combining_class == 0) flush();
-    pending_.push_back({value, combining_class, first});
-  }
-
-  void flush() {
-    // A starter, which has class 0, comes first and stays there.
-    std::stable_sort(pending_.begin(), pending_.end(),
-                     [](const Part& one, const Part& other) { return one.combining_class < other.combining_class; });
-    for (const Part& part : pending_) {
-      if (part.first) ++consumed_;
-      result_.push_back({part.value, text_[consumed_ == 0 ? 0 : consumed_ - 1].origin});
-    }
-    pending_.clear();
-  }
-
-  const Text& text_;
-  Text result_;
-  std::vector<Part> pending_;
-  size_t consumed_ = 0;
+  std::vector<std::unique_ptr<const Normalizer>> all_;
 };
 
-void strip_accents(Text& text) {
-  text = Decomposer(text).run();
-  text.erase(std::remove_if(text.begin(), text.end(), [](const Character& each) { return unicode::is_accent(each.value); }),
-             text.end());
-}
+}  // namespace
 
-void lower(Text& text) {
+void lowercase(Text& text) {
   Text result;
   result.reserve(text.size());
   for (const Character& each : text) {
@@ -90,31 +93,22 @@ void lower(Text& text) {
   text = std::move(result);
 }
 
-class BertNormalizer : public Normalizer {
- public:
-  explicit BertNormalizer(const Fields& fields)
-      : clean_(fields.boolean("clean_text")),
-        ideographs_(fields.boolean("handle_chinese_chars")),
-        lower_(fields.boolean("lowercase")),
-        // null, or absent: as lowercase.
-        accents_(fields.has("strip_accents") ? fields.boolean("strip_accents") : lower_) {}
-
-  void normalize(Text& text) const override {
-    if (clean_) clean(text);
-    if (ideographs_) space_ideographs(text);
-    if (accents_) strip_accents(text);
-    if (lower_) lower(text);
-  }
-
- private:
-  bool clean_, ideographs_, lower_, accents_;
-};
-
-}  // namespace
-
 std::unique_ptr<const Normalizer> make_normalizer(const Fields& fields) {
-  if (fields.type() == "BertNormalizer") return std::make_unique<BertNormalizer>(fields);
-  fields.refuse();
+  static constexpr Maker<Normalizer> makers[] = {
+      {"BertNormalizer", bert_normalizer},
+      {"ByteLevel", Simple<to_byte_characters>::make},
+      {"Lowercase", Simple<lowercase>::make},
+      {"NFC", Simple<normal_form<true, false>>::make},
+      {"NFD", Simple<normal_form<false, false>>::make},
+      {"NFKC", Simple<normal_form<true, true>>::make},
+      {"NFKD", Simple<normal_form<false, true>>::make},
+      {"Prepend", Prepend::make},
+      {"Replace", replace_normalizer},
+      {"Sequence", NormalizerSequence::make},
+      {"Strip", Strip::make},
+      {"StripAccents", Simple<strip_marks>::make},
+  };
+  return make_from(makers, fields);
 }
 
 }  // namespace cpuc

@@ -95,7 +95,15 @@ void Tokenizer::check(const Truncation& truncation, bool pair, bool add_special_
 }
 
 Windows Tokenizer::process(std::vector<Windows> sequences, bool add_special_tokens) const {
-  if (parts_->post_processor) return parts_->post_processor->process(std::move(sequences), add_special_tokens);
+  if (parts_->post_processor) {
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      set_sequence(sequences[i].main, i);
+      for (Encoding& each : sequences[i].overflowing) set_sequence(each, i);
+    }
+    Windows result;
+    for (const Windows& each : parts_->post_processor->process(std::move(sequences), add_special_tokens)) append(result, each);
+    return result;
+  }
   if (sequences.size() == 1) return std::move(sequences[0]);
   // As in the library, windows that were cut do not know their sequence.
   for (size_t i = 0; i < sequences.size(); ++i) set_sequence(sequences[i].main, i);
@@ -133,9 +141,11 @@ std::string Tokenizer::decode(const std::vector<int64_t>& ids, bool skip_special
 }
 
 std::string Tokenizer::decode_tokens(const std::vector<std::string>& tokens) const {
-  if (parts_->decoder) return parts_->decoder->decode(tokens);
   std::string text;
-  for (const std::string& token : tokens) text += (&token == &tokens.front() ? "" : " ") + token;
+  if (parts_->decoder)
+    for (const std::string& piece : parts_->decoder->decode(tokens)) text += piece;
+  else
+    for (const std::string& token : tokens) text += (&token == &tokens.front() ? "" : " ") + token;
   return text;
 }
 

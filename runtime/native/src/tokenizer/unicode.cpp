@@ -28,6 +28,27 @@ bool is_ascii_punctuation(char32_t c) {
 
 Expansion just(char32_t character) { return {{character}, 1}; }
 
+// A character of UTF-8, or as much of one as there is.
+struct Sequence {
+  size_t size;
+  bool whole;
+};
+
+Sequence sequence_at(std::string_view bytes, size_t at) {
+  const auto byte = [&](size_t i) { return at + i < bytes.size() ? static_cast<unsigned char>(bytes[at + i]) : 0; };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return {1, true};
+  if (first < 0xc2 || first > 0xf4) return {1, false};
+  const size_t wanted = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  // What would be too long, a surrogate or beyond the last code point shows in the second byte.
+  const int lowest = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+  const int highest = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+  if (byte(1) < lowest || byte(1) > highest) return {1, false};
+  for (size_t size = 2; size < wanted; ++size)
+    if ((byte(size) & 0xc0) != 0x80) return {size, false};
+  return {wanted, true};
+}
+
 // Puts the characters into `text` if it is given; returns where the first byte is that is none.
 std::optional<size_t> read(std::string_view utf8, std::u32string* text) {
   if (text != nullptr) text->reserve(utf8.size());
@@ -56,6 +77,20 @@ void append(std::string& utf8, char32_t character) {
   utf8proc_uint8_t bytes[4];
   const utf8proc_ssize_t size = utf8proc_encode_char(static_cast<utf8proc_int32_t>(character), bytes);
   utf8.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(size));
+}
+
+std::string to_valid(std::string_view bytes) {
+  std::string text;
+  text.reserve(bytes.size());
+  for (size_t at = 0; at < bytes.size();) {
+    const Sequence sequence = sequence_at(bytes, at);
+    if (sequence.whole)
+      text += bytes.substr(at, sequence.size);
+    else
+      append(text, 0xfffd);
+    at += sequence.size;
+  }
+  return text;
 }
 
 bool is_space(char32_t character) {
@@ -103,6 +138,27 @@ bool is_word(char32_t character) {
   return word && !find(kWordMissing, character);
 }
 
+bool is_letter(char32_t character) {
+  if (character < 0x80) return (character | 0x20) >= 'a' && (character | 0x20) <= 'z';
+  if (find(kLettersAdded, character)) return true;
+  const utf8proc_category_t kind = category(character);
+  return kind >= UTF8PROC_CATEGORY_LU && kind <= UTF8PROC_CATEGORY_LO && !find(kLettersMissing, character);
+}
+
+bool is_number(char32_t character) {
+  if (character < 0x80) return character >= '0' && character <= '9';
+  if (find(kNumbersAdded, character)) return true;
+  const utf8proc_category_t kind = category(character);
+  return kind >= UTF8PROC_CATEGORY_ND && kind <= UTF8PROC_CATEGORY_NO && !find(kNumbersMissing, character);
+}
+
+bool is_mark(char32_t character) {
+  if (character < 0x300) return false;
+  if (character == 0x1cf2 || character == 0x1cf3) return true;  // letters since
+  const utf8proc_category_t kind = category(character);
+  return kind >= UTF8PROC_CATEGORY_MN && kind <= UTF8PROC_CATEGORY_ME && !find(kMarksYounger, character);
+}
+
 int combining_class(char32_t character) {
   if (character < 0x300) return 0;
   const int value = utf8proc_get_property(static_cast<utf8proc_int32_t>(character))->combining_class;
@@ -120,6 +176,26 @@ Expansion decompose(char32_t character) {
   Expansion result{{}, static_cast<size_t>(size)};
   std::transform(parts, parts + size, result.characters.begin(), [](utf8proc_int32_t c) { return static_cast<char32_t>(c); });
   return result;
+}
+
+std::u32string decompose_compatible(char32_t character) {
+  if (character < 0xa0 || find(kComposed, character) || find(kCompatibleYounger, character)) return {character};
+  utf8proc_int32_t parts[18];  // no decomposition has more
+  int boundary = 0;
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
+  const utf8proc_ssize_t size =
+      utf8proc_decompose_char(static_cast<utf8proc_int32_t>(character), parts, 18, options, &boundary);
+  if (size < 1 || size > 18) return {character};
+  return {parts, parts + size};
+}
+
+std::optional<char32_t> compose(char32_t first, char32_t second) {
+  if (second < 0x300) return std::nullopt;
+  utf8proc_int32_t pair[3] = {static_cast<utf8proc_int32_t>(first), static_cast<utf8proc_int32_t>(second)};
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+  if (utf8proc_normalize_utf32(pair, 2, options) != 1) return std::nullopt;
+  const auto composed = static_cast<char32_t>(pair[0]);
+  return find(kComposed, composed) ? std::nullopt : std::optional(composed);
 }
 
 Expansion lower(char32_t character) {

@@ -16,6 +16,9 @@ std::optional<size_t> find_invalid(std::string_view utf8);
 
 void append(std::string& utf8, char32_t character);
 
+// Bytes as UTF-8: U+FFFD for each part that is none, as Rust's from_utf8_lossy has it.
+std::string to_valid(std::string_view bytes);
+
 // White_Space, as Rust's char::is_whitespace and `\s` of its regular expressions.
 bool is_space(char32_t character);
 // What BertNormalizer's clean_text removes.
@@ -28,6 +31,11 @@ bool is_accent(char32_t character);
 bool is_punctuation(char32_t character);
 // `\w` of Rust's regular expressions.
 bool is_word(char32_t character);
+// `\p{L}` and `\p{N}` of ByteLevel's regular expression.
+bool is_letter(char32_t character);
+bool is_number(char32_t character);
+// What StripAccents removes.
+bool is_mark(char32_t character);
 
 int combining_class(char32_t character);
 
@@ -38,6 +46,12 @@ struct Expansion {
 
 // The full canonical decomposition; the character itself if it has none.
 Expansion decompose(char32_t character);
+
+// The full compatible decomposition; the character itself if it has none.
+std::u32string decompose_compatible(char32_t character);
+
+// The one character that two are composed to, if there is one.
+std::optional<char32_t> compose(char32_t first, char32_t second);
 
 Expansion lower(char32_t character);
 

@@ -1,10 +1,8 @@
 // WordPiece: the model and the decoder.
-#include <nlohmann/json.hpp>
-#include <unordered_map>
-
 #include "error.h"
-#include "tokenizer/components.h"
+#include "tokenizer/makers.h"
 #include "tokenizer/unicode.h"
+#include "tokenizer/vocabulary.h"
 
 namespace cpuc {
 
@@ -15,18 +13,8 @@ class WordPiece : public SubwordModel {
   explicit WordPiece(const Fields& fields)
       : unknown_(fields.string("unk_token")),
         prefix_(fields.string("continuing_subword_prefix")),
-        longest_(static_cast<size_t>(fields.unsigned32("max_input_chars_per_word"))) {
-    const Fields vocabulary = fields.object("vocab");
-    const nlohmann::json& entries = fields.at("vocab");
-    ids_.reserve(entries.size());
-    tokens_.reserve(entries.size());
-    for (const auto& [token, value] : entries.items()) {
-      if (!value.is_number_unsigned()) vocabulary.fail("the id of '" + token + "' must be an integer from 0 to 4294967295");
-      const int64_t id = to_id(value, vocabulary.where());
-      ids_.emplace(token, id);
-      tokens_.emplace(id, token);
-    }
-  }
+        longest_(static_cast<size_t>(fields.unsigned32("max_input_chars_per_word"))),
+        vocabulary_(fields, "vocab") {}
 
   // The longest piece that the vocabulary has, then the longest of the rest, and so on; the unknown token if that fails.
   std::vector<Token> tokenize(const Text& word) const override {
@@ -40,42 +28,33 @@ class WordPiece : public SubwordModel {
         unicode::append(piece, word[i].value);
       }
       size_t end = word.size();
-      auto found = ids_.find(piece);
-      while (found == ids_.end() && --end > begin) {
+      auto id = vocabulary_.id(piece);
+      while (!id && --end > begin) {
         piece.resize(sizes[end - begin]);
-        found = ids_.find(piece);
+        id = vocabulary_.id(piece);
       }
-      if (found == ids_.end()) return unknown(word);
-      tokens.push_back({found->second, piece, begin, end});
+      if (!id) return unknown(word);
+      tokens.push_back({*id, piece, begin, end});
       begin = end;
     }
     return tokens;
   }
 
-  std::optional<int64_t> token_to_id(std::string_view token) const override {
-    const auto found = ids_.find(std::string(token));
-    return found == ids_.end() ? std::nullopt : std::optional(found->second);
-  }
-
-  std::optional<std::string> id_to_token(int64_t id) const override {
-    const auto found = tokens_.find(id);
-    return found == tokens_.end() ? std::nullopt : std::optional(found->second);
-  }
-
-  size_t size() const override { return ids_.size(); }
+  std::optional<int64_t> token_to_id(std::string_view token) const override { return vocabulary_.id(std::string(token)); }
+  std::optional<std::string> id_to_token(int64_t id) const override { return vocabulary_.token(id); }
+  size_t size() const override { return vocabulary_.size(); }
   std::string continuing_subword_prefix() const override { return prefix_; }
 
  private:
   std::vector<Token> unknown(const Text& word) const {
-    const auto id = token_to_id(unknown_);
+    const auto id = vocabulary_.id(unknown_);
     if (!id) throw Error(Kind::bundle, "WordPiece error: Missing [UNK] token from the vocabulary");
     return {{*id, unknown_, 0, word.size()}};
   }
 
   std::string unknown_, prefix_;
   size_t longest_;
-  std::unordered_map<std::string, int64_t> ids_;
-  std::unordered_map<int64_t, std::string> tokens_;
+  Vocabulary vocabulary_;
 };
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
@@ -87,15 +66,15 @@ class WordPieceDecoder : public Decoder {
  public:
   explicit WordPieceDecoder(const Fields& fields) : prefix_(fields.string("prefix")), tidy_(fields.boolean("cleanup")) {}
 
-  std::string decode(const std::vector<std::string>& tokens) const override {
-    std::string text;
+  std::vector<std::string> decode(std::vector<std::string> tokens) const override {
     for (size_t i = 0; i < tokens.size(); ++i) {
-      const bool continued = i != 0 && tokens[i].compare(0, prefix_.size(), prefix_) == 0;
-      std::string token = i == 0 ? tokens[i] : continued ? tokens[i].substr(prefix_.size()) : " " + tokens[i];
-      if (tidy_) tidy(token);
-      text += token;
+      if (i != 0) {
+        const bool continued = tokens[i].compare(0, prefix_.size(), prefix_) == 0;
+        tokens[i] = continued ? tokens[i].substr(prefix_.size()) : " " + tokens[i];
+      }
+      if (tidy_) tidy(tokens[i]);
     }
-    return text;
+    return tokens;
   }
 
  private:
@@ -113,16 +92,10 @@ class WordPieceDecoder : public Decoder {
 
 }  // namespace
 
-std::unique_ptr<const SubwordModel> make_model(const Fields& fields) {
-  // The first files of this format do not say which model it is; no other model has this field.
-  const bool unnamed = !fields.has("type") && fields.has("max_input_chars_per_word");
-  if (unnamed || fields.type() == "WordPiece") return std::make_unique<WordPiece>(fields);
-  fields.refuse();
-}
+std::unique_ptr<const SubwordModel> word_piece(const Fields& fields) { return std::make_unique<WordPiece>(fields); }
 
-std::unique_ptr<const Decoder> make_decoder(const Fields& fields) {
-  if (fields.type() == "WordPiece") return std::make_unique<WordPieceDecoder>(fields);
-  fields.refuse();
+std::unique_ptr<const Decoder> word_piece_decoder(const Fields& fields) {
+  return std::make_unique<WordPieceDecoder>(fields);
 }
 
 }  // namespace cpuc
