@@ -20,6 +20,8 @@ from cpuc.runtime.errors import BundleError
 
 ROOT = "cpuc"
 ALIGNMENT = 64
+# Of members that are worth mapping, the page of the system: a reader may take the file's pages for its memory.
+PAGE, LARGE = 4096, 256 << 10
 # Of a plain file that its owner may write. Other attributes may say that a member is a folder: then torch reads nothing.
 _ATTRIBUTES = 0o644 << 16
 # A directory that is read at all; the longest there is, of a model of thousands of weights, takes a few hundred kilobytes.
@@ -238,7 +240,7 @@ def write_member(target: zipfile.ZipFile, name: str, data: bytes) -> None:
     start = target.start_dir + _LOCAL.size + len(info.filename.encode()) + 4
     # Given the size, Python would add 64-bit sizes to one of the two headers earlier than to the other.
     large = len(data) > zipfile.ZIP64_LIMIT
-    padding = -(start + 20 * large) % ALIGNMENT
+    padding = -(start + 20 * large) % (PAGE if len(data) >= LARGE else ALIGNMENT)
     info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
     with target.open(info, "w", force_zip64=large) as member:
         member.write(data)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -263,3 +264,26 @@ def test_usage(program: Path, tiny: Path) -> None:
     assert run(program, tiny, "--raw", "-i", "/absent").stderr == "cpuc: /absent: no such file\n"
     libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     assert "libpython" not in libraries and "libtorch_python" not in libraries
+
+
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
+def peak(program: Path, bundle: Path) -> int:
+    """The most memory, in bytes, that it takes to answer. Linux counts the parent's too, so that is a small one."""
+    ids = json.dumps({name: [[1] * 8] for name in ("input_ids", "attention_mask", "token_type_ids")})
+    command = [sys.executable, "-c", PEAK, program, bundle, "--raw", "-i", "-"]
+    return int(subprocess.run(command, input=ids, capture_output=True, text=True, check=True).stdout)
+
+
+def test_weights_are_not_in_memory_twice(program: Path, fp32: Path, tmp_path: Path) -> None:
+    # The same members, but none of them at the beginning of a page, so that they are read.
+    (tmp_path / "unaligned.pt").write_bytes(pack(unpack(fp32)))
+    weights = fp32.stat().st_size
+    saved = peak(program, tmp_path / "unaligned.pt") - peak(program, fp32)
+    assert saved > weights / 4
+    assert peak(program, fp32) < weights + (350 << 20)

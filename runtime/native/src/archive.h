@@ -20,6 +20,7 @@ class File {
   std::string read(uint64_t offset, uint64_t size) const;
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
+  int handle() const { return handle_; }
   // The same into a buffer; returns how many bytes there were.
   size_t read_into(char* buffer, uint64_t offset, size_t size) const;
 

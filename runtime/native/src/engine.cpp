@@ -16,6 +16,7 @@
 
 #include "cpuc.h"
 #include "text.h"
+#include "weight_memory.h"
 
 namespace cpuc {
 namespace {
@@ -78,15 +79,17 @@ void load_ipex() {
 // Gives torch the file that was checked, whatever lies under its name by now.
 class Reader final : public caffe2::serialize::ReadAdapterInterface {
  public:
-  explicit Reader(const File& file) : file_(file) {}
+  Reader(const File& file, const WeightMemory& memory) : file_(file), memory_(memory) {}
   size_t size() const override { return file_.size(); }
   size_t read(uint64_t position, void* buffer, size_t size, const char* what) const override {
     static_cast<void>(what);  // what is read, for messages that this class does not give
-    return file_.read_into(static_cast<char*>(buffer), position, size);
+    auto* bytes = static_cast<char*>(buffer);
+    return memory_.fill(bytes, position, size) ? size : file_.read_into(bytes, position, size);
   }
 
  private:
   const File& file_;
+  const WeightMemory& memory_;
 };
 
 }  // namespace
@@ -117,7 +120,10 @@ Model Model::load(const Bundle& bundle, bool signed_by_trusted, bool check_diges
   load_ipex();
   if (check_digests) checked.get();
   try {
-    return Model(std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file), at::kCPU)}));
+    const WeightMemory memory(*bundle.file);
+    auto loaded = std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU)});
+    memory.detach();
+    return Model(std::move(loaded));
   } catch (const c10::Error& error) {
     const std::string message = error.what_without_backtrace();
     throw Error(Kind::bundle, bundle.file->path() + ": torch cannot load the graph: " + message.substr(0, message.find('\n')));
