@@ -118,6 +118,8 @@ PROCESSORS: dict[str, dict[str, Any] | None] = {
 def test_nasty_texts(make_native: Make, prefix: bool, regex: bool | None) -> None:
     native = make_native(bpe(pre_tokenizer=byte_level(prefix, regex=regex), post_processor=roberta(prefix)))
     for text in [*NASTY, *TEXTS]:
+        if len(text) > 3000 and (prefix or not regex):
+            continue  # long texts take long
         native.check(text)
         native.check("is it?", text, length=20, stride=3, strategy="only_second")
         native.library.no_truncation()

@@ -8,12 +8,15 @@
 namespace cpuc {
 
 std::unique_ptr<const Normalizer> bert_normalizer(const Fields& fields);
+std::unique_ptr<const Normalizer> precompiled_normalizer(const Fields& fields);
 std::unique_ptr<const Normalizer> replace_normalizer(const Fields& fields);
 
 std::unique_ptr<const PreTokenizer> byte_level_pre_tokenizer(const Fields& fields);
+std::unique_ptr<const PreTokenizer> metaspace_pre_tokenizer(const Fields& fields);
 
 std::unique_ptr<const SubwordModel> word_piece(const Fields& fields);
 std::unique_ptr<const SubwordModel> byte_pair_encoding(const Fields& fields);
+std::unique_ptr<const SubwordModel> unigram(const Fields& fields);
 
 std::unique_ptr<const PostProcessor> template_processing(const Fields& fields);
 std::unique_ptr<const PostProcessor> bert_processing(const Fields& fields);
@@ -22,6 +25,7 @@ std::unique_ptr<const PostProcessor> roberta_processing(const Fields& fields);
 
 std::unique_ptr<const Decoder> word_piece_decoder(const Fields& fields);
 std::unique_ptr<const Decoder> byte_level_decoder(const Fields& fields);
+std::unique_ptr<const Decoder> metaspace_decoder(const Fields& fields);
 
 struct SpecialToken {
   std::string value;

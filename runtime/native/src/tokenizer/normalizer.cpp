@@ -102,6 +102,7 @@ std::unique_ptr<const Normalizer> make_normalizer(const Fields& fields) {
       {"NFD", Simple<normal_form<false, false>>::make},
       {"NFKC", Simple<normal_form<true, true>>::make},
       {"NFKD", Simple<normal_form<false, true>>::make},
+      {"Precompiled", precompiled_normalizer},
       {"Prepend", Prepend::make},
       {"Replace", replace_normalizer},
       {"Sequence", NormalizerSequence::make},

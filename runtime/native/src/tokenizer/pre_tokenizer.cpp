@@ -65,6 +65,7 @@ std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const Fields& fields) {
   static constexpr Maker<PreTokenizer> makers[] = {
       {"BertPreTokenizer", SpaceSplit<unicode::is_punctuation>::make},
       {"ByteLevel", byte_level_pre_tokenizer},
+      {"Metaspace", metaspace_pre_tokenizer},
       {"Sequence", PreTokenizerSequence::make},
       {"WhitespaceSplit", SpaceSplit<nothing>::make},
   };
