@@ -38,7 +38,8 @@ ByteTrie::ByteTrie(std::vector<std::pair<std::string_view, uint32_t>> entries) {
 
 uint32_t ByteTrie::child(uint32_t node, unsigned char byte) const {
   const auto begin = nodes_.begin() + nodes_[node].children, end = begin + nodes_[node].count;
-  const auto found = std::lower_bound(begin, end, byte, [](const Node& each, unsigned char wanted) { return each.byte < wanted; });
+  const auto found =
+      std::lower_bound(begin, end, byte, [](const Node& each, unsigned char wanted) { return each.byte < wanted; });
   return found == end || found->byte != byte ? 0 : static_cast<uint32_t>(found - nodes_.begin());
 }
 

@@ -1,7 +1,7 @@
 // A tokenizer.json of Hugging Face's `tokenizers` library, and the same tokens that the library makes with it.
 //
-// What is supported: the models WordPiece, BPE and Unigram, added tokens, and the components that the tables of make_normalizer,
-// make_pre_tokenizer, make_post_processor and make_decoder list. Everything else is refused by name.
+// What is supported: the models WordPiece, BPE and Unigram, added tokens, and the components that the tables of
+// make_normalizer, make_pre_tokenizer, make_post_processor and make_decoder list. Everything else is refused by name.
 #pragma once
 
 #include <memory>
