@@ -58,7 +58,7 @@ fuzz: $(VENV)/.installed-test
 
 # cpuc-run and libcpuc, which need no Python; in build/native.
 native: $(VENV)/.installed
-	$(BIN)/python -m cpuc.compiler.native build/native
+	$(BIN)/python -c "from cpuc.compiler.native import main; main()" build/native
 
 clean:
 	rm -rf $(VENV) $(ORACLE) build artifacts/*.pt

@@ -5,8 +5,8 @@
     model = cpuc.load("model.pt")
     model({"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}).answer
 
-It offers `compile`, `choose`, `evaluate` and `verify` of `cpuc.compiler` and all that `cpuc.runtime` lists, imported when
-first used.
+It offers `compile`, `choose`, `evaluate`, `package` and `verify` of `cpuc.compiler` and all that `cpuc.runtime` lists, imported
+when first used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cpuc.compiler import *  # noqa: F403
     from cpuc.runtime import *  # noqa: F403
 
-_COMPILER = ("Choice", "Evaluation", "Verification", "choose", "compile", "evaluate", "verify")
+_COMPILER = ("Choice", "Evaluation", "Package", "Verification", "choose", "compile", "evaluate", "package", "verify")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+
+from cpuc.cli_options import EvaluationOptions, TaskOptions
+from cpuc.cli_progress import bar, reporter
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
@@ -123,7 +125,7 @@ def compile_command(
     from cpuc.runtime import summary
 
     shared: dict[str, Any] = {"task": task, "calibrate": calibrate, "revision": revision, "allow_unlisted": allow_unlisted}
-    shared |= {"force": force, "report": _reporter()}
+    shared |= {"force": force, "report": reporter()}
     if precision == "auto":
         if not verify:
             raise click.UsageError("--precision auto verifies always: leave out --no-verify")
@@ -139,45 +141,6 @@ def compile_command(
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)
     click.echo(json.dumps({**manifest.to_dict(), **more}, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
-
-
-class TaskOptions(click.Command):
-    """A command that has the options of every task besides its own, each once, as the tasks' `Options` describe them."""
-
-    def get_params(self, context: click.Context) -> list[click.Parameter]:
-        if not self._added:
-            self._added = True
-            self.params += _task_options(self.has_option)
-        return super().get_params(context)
-
-    _added = False
-
-    @staticmethod
-    def has_option(task: str, option: str) -> bool:  # noqa: ARG004
-        """Whether the command has this option of this task."""
-        return True
-
-
-class EvaluationOptions(TaskOptions):
-    """The same for the options that an evaluation leaves to the user."""
-
-    @staticmethod
-    def has_option(task: str, option: str) -> bool:
-        from cpuc.compiler.evaluation import EVALUATIONS
-
-        return task in EVALUATIONS and option in EVALUATIONS[task].options
-
-
-def _task_options(wanted: Callable[[str, str], bool]) -> list[click.Parameter]:
-    from cpuc.runtime import tasks
-
-    options: list[click.Parameter] = []
-    for each in tasks.list_options(wanted):
-        given: dict[str, Any] = {"is_flag": True} if each.kind is bool else {"type": each.kind}
-        if each.choices:
-            given["type"] = click.Choice(each.choices)
-        options.append(click.Option([f"--{each.name.replace('_', '-')}"], default=None, help=each.help, **given))
-    return options
 
 
 @main.command(cls=TaskOptions)
@@ -230,7 +193,7 @@ def run(
     else:
         records = parse_records(data, _name(source))
         model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False)
-        with _bar(len(records.values)) as advance:
+        with bar(len(records.values)) as advance:
             answers = list(model.answers(records.values, records.names, options, advance))
         result = format_answers(answers, records.form).encode()
     write_output(output, result, force=force)
@@ -263,9 +226,9 @@ def eval_command(
     import cpuc
     from cpuc.compiler.evaluation.summary import describe
 
-    with _bar(None) as advance:
+    with bar(None) as advance:
         evaluation = cpuc.evaluate(
-            bundle, data, against=against, revision=revision, limit=limit, report=_reporter(), progress=advance, **given
+            bundle, data, against=against, revision=revision, limit=limit, report=reporter(), progress=advance, **given
         )
     click.echo(json.dumps(evaluation.to_json(), indent=2) if as_json else "\n".join(describe(evaluation)))
 
@@ -292,7 +255,7 @@ def verify_command(bundle: Path, trust: Path | None, against: str | None, revisi
 
     import cpuc
 
-    checked = cpuc.verify(bundle, trust=trust, against=against, revision=revision, report=_reporter())
+    checked = cpuc.verify(bundle, trust=trust, against=against, revision=revision, report=reporter())
     click.echo(json.dumps(checked.to_json(), indent=2) if as_json else "\n".join(checked.describe()))
 
 
@@ -318,6 +281,46 @@ def sign_command(bundle: Path, key: Path, output: Path | None, force: bool) -> N
     password = os.environb.get(b"CPUC_KEY_PASSWORD") or None
     signed = cpuc.sign(bundle, cpuc.read_private_key(key, password), output, force=force)
     click.echo(f"{output or bundle}: signed by {signed.signature and signed.signature.signer}")
+
+
+@main.command("package")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--tar", is_flag=True, help="Write one file instead, OUTPUT with .tar at its end.")
+@click.option("--trust", type=click.Path(path_type=Path), help="Package only if the bundle is signed by this public key.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists: a package, or with --tar a file.")
+@click.option("--build-dir", type=click.Path(path_type=Path), help="Where to build the program.  [default: a cache]")
+@click.option("--json", "as_json", is_flag=True, help="Print what is in the package as JSON.")
+def package_command(
+    bundle: Path, output: Path, tar: bool, trust: Path | None, force: bool, build_dir: Path | None, as_json: bool
+) -> None:
+    """Make a folder that answers from BUNDLE on any x86-64 Linux, without Python, torch or anything else installed.
+
+    It holds the artifact, a program in C++, every library that it needs, a Dockerfile, checksums and licences. The program
+    is built first, which takes a compiler and two minutes, once. Before the folder gets its name, the program is run in a
+    root that holds nothing else, and its answer is compared with that of 'cpuc run'; exit code 3 if they do not agree.
+
+    \b
+    Examples:
+      cpuc package model.pt -o dist/
+      dist/bin/cpuc-run dist/model.pt --input dist/example.json
+      cpuc package model.pt -o model-1.0.tar --tar --trust release.pub.pem
+    """
+    import json
+
+    import cpuc
+
+    packaged = cpuc.package(
+        bundle,
+        output,
+        tar=tar,
+        trust=trust,
+        force=force,
+        build_folder=build_dir,
+        report=reporter(),
+        warn=lambda text: click.echo(f"cpuc: {text}", err=True),
+    )
+    click.echo(json.dumps(packaged.to_json(), indent=2, ensure_ascii=False) if as_json else "\n".join(packaged.describe()))
 
 
 @main.command("tasks")
@@ -362,37 +365,3 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 def _name(source: str) -> str:
     return "standard input" if source == "-" else source
-
-
-def _reporter() -> Callable[[str], None]:
-    """Prints the name of each stage on a terminal, and nothing elsewhere. Plain lines go well with download bars."""
-    if not sys.stderr.isatty():
-        return lambda _: None
-    return lambda stage: click.echo(click.style(f"{stage} …", dim=True), err=True)
-
-
-@contextlib.contextmanager
-def _bar(total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar over records, on a terminal and for more than a handful; nothing elsewhere.
-
-    It appears with the first call of what this gives: how many records were answered since the last call, and how many
-    there are, if `total` is not known yet.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal or (total is not None and total < 2):
-        yield lambda *_: None
-        return
-    progress = Progress(console=console, transient=True)
-    task = progress.add_task("answering", total=total)
-
-    def advance(count: int, known: int | None = total) -> None:
-        progress.start()
-        progress.update(task, advance=count, total=known)
-
-    try:
-        yield advance
-    finally:
-        progress.stop()

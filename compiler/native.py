@@ -13,18 +13,35 @@ from cpuc.runtime.errors import CpucError
 from cpuc.runtime.libraries import installed_versions
 
 SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "native"
-# Debian packages that a build needs, each with the program or header that shows that it is there.
+# Debian packages that a build needs, each with the program, header or static library that shows that it is there.
 PACKAGES = SOURCES / "packages-debian.txt"
 
 
 def missing_packages() -> list[str]:
     """The packages, by Debian's names, that a build needs and this machine has not."""
     lines = [line.split() for line in PACKAGES.read_text().splitlines()]
-    return [
-        package
-        for package, shows in lines
-        if not (_has_header(shows) if shows.endswith((".h", ".hpp")) else shutil.which(shows))
-    ]
+    return [package for package, shows in lines if not _is_there(shows)]
+
+
+def check_packages() -> None:
+    """Raise CpucError naming the packages that are missing."""
+    if missing := missing_packages():
+        raise CpucError(f"building the native runtime needs {', '.join(missing)}: apt-get install {' '.join(missing)}")
+
+
+def _is_there(name: str) -> bool:
+    if name.endswith((".h", ".hpp")):
+        return _has_header(name)
+    return bool(find_library(name) if name.endswith(".a") else shutil.which(name))
+
+
+def find_library(name: str) -> Path | None:
+    """The file that the compiler links for `name`, such as ``libc.so.6``; None if it has none."""
+    if not shutil.which("g++"):
+        return None
+    done = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=False)
+    path = Path(done.stdout.strip())  # the name itself if it is not found
+    return Path(os.path.realpath(path)) if path.is_absolute() and path.is_file() else None
 
 
 def _has_header(name: str) -> bool:
@@ -43,11 +60,10 @@ def build(folder: Path, *, sanitize: bool = False) -> Path:
 
     Raises CpucError naming the packages that are missing, or with the last lines of the compiler.
     """
-    if missing := missing_packages():
-        raise CpucError(f"building the native runtime needs {', '.join(missing)}: apt-get install {' '.join(missing)}")
+    check_packages()
     settings = {
-        "CPUC_TORCH": _folder_of("torch"),
-        "CPUC_IPEX": _folder_of("intel_extension_for_pytorch"),
+        "CPUC_TORCH": package_folder("torch"),
+        "CPUC_IPEX": package_folder("intel_extension_for_pytorch"),
         "CPUC_IPEX_VERSION": installed_versions()["ipex"],
         "CPUC_SANITIZE": "ON" if sanitize else "OFF",
     }
@@ -57,7 +73,13 @@ def build(folder: Path, *, sanitize: bool = False) -> Path:
     return folder
 
 
-def _folder_of(package: str) -> Path:
+def install(folder: Path, target: Path) -> None:
+    """Put what was built in `folder` into ``bin`` and ``lib`` of `target`, stripped, and to be found by relative paths."""
+    _run(["cmake", "--install", folder, "--prefix", target, "--strip"])
+
+
+def package_folder(package: str) -> Path:
+    """Where an installed Python package lies. Raises CpucError if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise CpucError(f"{package} is not installed: pip install cpuc")
@@ -70,7 +92,8 @@ def _run(command: list[str | Path]) -> None:
         raise CpucError(f"{command[0]} failed:\n" + "\n".join(done.stdout.splitlines()[-20:]))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """``make native``: build in the folder that the command line names."""
     try:
         print(build(Path(sys.argv[1])) / "cpuc-run")
     except CpucError as error:

@@ -58,15 +58,15 @@ def atomic_write(target: str | os.PathLike[str], *, force: bool = False) -> Iter
     check_writable(target, force=force)
     with temporary_beside(target) as folder:
         staged = Path(folder, "staged")
-        with _told(target, folder):
+        with errors_told(target, folder):
             yield staged
             _sync(staged)
             _move(staged, target, force=force)
 
 
 @contextlib.contextmanager
-def _told(target: Path, folder: Path) -> Iterator[None]:
-    """Errors of the system while `target` is written as errors of ours, if they are about the target and not something else."""
+def errors_told(target: Path, folder: Path) -> Iterator[None]:
+    """Errors of the system while `target` is written, in `folder`, as errors of ours, if they are about one of the two."""
     try:
         yield
     except OSError as error:
