@@ -58,7 +58,7 @@ def build(folder: Path, *, sanitize: bool = False) -> Path:
         sanitize: build only what needs no torch, with AddressSanitizer and UndefinedBehaviorSanitizer, and the programs that
             tests use; else ``libcpuc.so`` and ``cpuc-run``.
 
-    Raises CpucError naming the packages that are missing, or with the last lines of the compiler.
+    Raises CpucError naming the packages that are missing, or with the first error of the compiler.
     """
     check_packages()
     settings = {
@@ -68,14 +68,14 @@ def build(folder: Path, *, sanitize: bool = False) -> Path:
         "CPUC_SANITIZE": "ON" if sanitize else "OFF",
     }
     options = [f"-D{name}={value}" for name, value in settings.items()]
-    _run(["cmake", "-S", SOURCES, "-B", folder, *options])
-    _run(["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1)])
+    _run(["cmake", "-S", SOURCES, "-B", folder, *options], folder)
+    _run(["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1)], folder)
     return folder
 
 
 def install(folder: Path, target: Path) -> None:
     """Put what was built in `folder` into ``bin`` and ``lib`` of `target`, stripped, and to be found by relative paths."""
-    _run(["cmake", "--install", folder, "--prefix", target, "--strip"])
+    _run(["cmake", "--install", folder, "--prefix", target, "--strip"], folder)
 
 
 def package_folder(package: str) -> Path:
@@ -86,10 +86,15 @@ def package_folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _run(command: list[str | Path]) -> None:
+def _run(command: list[str | Path], folder: Path) -> None:
+    """Run a tool of the build in `folder`; what it prints is kept there in a file if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
-        raise CpucError(f"{command[0]} failed:\n" + "\n".join(done.stdout.splitlines()[-20:]))
+        log = folder / "failed.log"
+        log.write_text(done.stdout)
+        lines = done.stdout.splitlines() or ["it printed nothing"]
+        first = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise CpucError(f"{command[0]} failed: {first.strip()} (all that it printed is in {log})")
 
 
 def main() -> None:

@@ -57,11 +57,13 @@ def _find(name: str, source: Path, facts: elf.Elf, wheels: list[Path]) -> Path:
 
 def _copy(source: Path, target: Path) -> None:
     """A copy that is stripped, and that looks for what it needs beside itself."""
-    shutil.copyfile(source, target)
-    if elf.read(target).symbols:
-        done = subprocess.run(["strip", "--strip-unneeded", target], capture_output=True, text=True, check=False)
+    if elf.read(source).symbols:
+        command: list[str | Path] = ["strip", "--strip-unneeded", "-o", target, source]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CpucError(f"strip failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]}")
+    else:
+        shutil.copyfile(source, target)
     elf.look_in_own_folder(target)
 
 

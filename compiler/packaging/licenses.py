@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import re
 import shutil
@@ -41,11 +42,10 @@ def collect(folder: Path, libraries: Mapping[str, Path], manifest: Manifest) -> 
     components += [_package(name, folder) for name in sorted({*LINKED, *packages})]
     _copy_common(folder)
     source = manifest.source
-    stated = f"Its licence, as its manifest states it: {source.license or 'not stated'}\n"
+    stated = printable(source.license or "not stated")
+    about = f"model.pt was compiled from {printable(source.id)}. Its licence, as its manifest states it: {stated}\n"
     (folder / "model").mkdir()
-    (folder / "model" / "LICENSE.txt").write_text(
-        f"model.pt was compiled from {source.id}, weights {source.weights}.\n{stated}"
-    )
+    (folder / "model" / "LICENSE.txt").write_text(about)
     return components
 
 
@@ -55,12 +55,17 @@ def _owners(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
     names = {path.name for path in left}
     wheels = set()
     for distribution in importlib.metadata.distributions():
-        files = [file for file in distribution.files or () if file.name in names]
+        files = [file for file in _files(distribution) if file.rpartition("/")[2] in names]
         owned = {Path(str(distribution.locate_file(file))).resolve() for file in files} & left
         if owned:
             wheels.add(re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower())
             left -= owned
     return wheels, {_debian_owner(path) for path in left}
+
+
+def _files(distribution: importlib.metadata.Distribution) -> list[str]:
+    """The files of an installed wheel. (`Distribution.files` makes an object of each, of which torch has 20 000.)"""
+    return [row[0] for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()) if row]
 
 
 def _debian_owner(path: Path) -> str:
@@ -83,7 +88,8 @@ def _run(*command: str) -> str | None:
 
 def _wheel(name: str, folder: Path) -> Component:
     distribution = importlib.metadata.distribution(name)
-    files = [file for file in distribution.files or () if ".dist-info" in str(file.parent) and _NAMES.fullmatch(file.name)]
+    split = [(file, *file.rpartition("/")[::2]) for file in _files(distribution)]
+    files = [file for file, folder_name, base in split if ".dist-info" in folder_name and _NAMES.fullmatch(base)]
     sources = [Path(str(distribution.locate_file(file))) for file in files]
     return Component(name, distribution.version, _copy(name, sources, folder))
 

@@ -103,7 +103,8 @@ def package(
         InputError: a key that cannot be read.
         CpucError: a tool is missing, or the output cannot be written.
     """
-    target = Path(os.path.realpath(_name(Path(output), tar)))
+    shown = _name(os.fspath(output), tar)
+    target = Path(os.path.realpath(shown))
     check_target(target, tar=tar, force=force)
     report("checking the bundle")
     opened = open_bundle(bundle, trust=trust)
@@ -124,11 +125,12 @@ def package(
             write_tar(folder, target, target.stem, force=force)
         else:
             move_folder(folder, target, force=force)
-    return Package(str(_name(Path(output), tar)), contents, checked)
+    return Package(shown, contents, checked)
 
 
-def _name(output: Path, tar: bool) -> Path:
-    return output.with_name(output.name + ".tar") if tar and output.suffix != ".tar" else output
+def _name(output: str, tar: bool) -> str:
+    name = output.rstrip("/") or "/"
+    return f"{name}.tar" if tar and not name.endswith(".tar") else name
 
 
 def _assemble(folder: Path, bundle: Bundle, programs: Path, report: Report, warn: Report) -> tuple[Contents, Check]:

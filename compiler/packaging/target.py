@@ -55,7 +55,7 @@ def move_folder(folder: Path, target: Path, *, force: bool) -> None:
 def write_tar(folder: Path, target: Path, name: str, *, force: bool) -> None:
     """Write `folder` to an archive in which it is called `name`: the same bytes for the same files."""
     with atomic_write(target, force=force) as staged, tarfile.open(staged, "w", format=tarfile.GNU_FORMAT) as archive:
-        for path in [folder, *sorted(folder.rglob("*"))]:
+        for path in [folder, *sorted(folder.rglob("*"), key=str)]:
             inside = Path(name, path.relative_to(folder))
             info = archive.gettarinfo(path, str(inside))
             info.mtime, info.uid, info.gid, info.uname, info.gname = _TIME, 0, 0, "", ""
