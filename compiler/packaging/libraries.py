@@ -61,7 +61,8 @@ def _copy(source: Path, target: Path) -> None:
         command: list[str | Path] = ["strip", "--strip-unneeded", "-o", target, source]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise CpucError(f"strip failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]}")
+            said = done.stderr.strip().splitlines() or [f"strip ended with code {done.returncode}"]
+            raise CpucError(f"{target}: cannot be written: {said[-1]}")
     else:
         shutil.copyfile(source, target)
     elf.look_in_own_folder(target)
