@@ -144,6 +144,19 @@ def test_it_answers_wherever_it_lies_and_however_it_is_called(
     assert right(found, folder, model)
 
 
+def test_it_loads_its_own_libraries_only(written: tuple[Path, dict[str, Any]], model: cpuc.Model, tmp_path: Path) -> None:
+    folder = written[0]
+    debug = {"LD_DEBUG": "libs", "LD_DEBUG_OUTPUT": str(tmp_path / "loader")}
+    arguments = [folder / "model.pt", *options(written), "--input", folder / "example.json"]
+    assert right(run(folder / "bin" / "cpuc-run", *arguments, env={**os.environ, **debug}), folder, model)
+    log = "".join(path.read_text() for path in tmp_path.glob("loader.*"))
+    loaded = {Path(name) for name in re.findall(r"calling init: (/.*)", log)}
+    assert {path.name for path in loaded} >= {"libc.so.6", "libtorch_cpu.so", "libintel-ext-pt-cpu.so"}
+    assert {path.parent for path in loaded} == {folder / "lib"}
+    tried = re.findall(r"trying file=(.*)", log)
+    assert tried and all(Path(name).is_relative_to(folder / "lib") for name in tried)
+
+
 def test_the_program_passes_everything_on(
     written: tuple[Path, dict[str, Any]], keys: Keys, model: cpuc.Model, tmp_path: Path
 ) -> None:
