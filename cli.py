@@ -9,13 +9,11 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-
-from cpuc.cli_options import EvaluationOptions, TaskOptions
-from cpuc.cli_progress import bar, reporter
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
@@ -28,10 +26,8 @@ class Group(click.Group):
 
         try:
             return super().invoke(context)
-        except click.ClickException:
-            raise  # from the except clause that called this
-        except (click.exceptions.Exit, click.Abort, SystemExit):
-            raise  # from the except clause that called this
+        except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
+            raise
         except BrokenPipeError:
             # The reader of our output went away, as `head` does; Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,16 +92,12 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
 def compile_command(
     model: str,
     output: Path,
-    task: str | None,
     precision: str,
-    calibrate: Path | None,
     eval_data: Path | None,
     max_drop: float | None,
-    revision: str | None,
-    force: bool,
     verify: bool,
-    allow_unlisted: bool,
     as_json: bool,
+    **shared: Any,
 ) -> None:
     """Compile MODEL into one bundle.
 
@@ -119,28 +111,49 @@ def compile_command(
       cpuc compile ./my-model -o model.pt --precision auto --eval-data dev.json --max-drop 0.5
       cpuc compile deepset/roberta-base-squad2 --revision v1.0 -o model.pt --force
     """
-    import json
-
     import cpuc
     from cpuc.runtime import summary
 
-    shared: dict[str, Any] = {"task": task, "calibrate": calibrate, "revision": revision, "allow_unlisted": allow_unlisted}
-    shared |= {"force": force, "report": reporter()}
+    shared["report"] = _reporter()
     if precision == "auto":
         if not verify:
             raise click.UsageError("--precision auto verifies always: leave out --no-verify")
-        budget: dict[str, Any] = {} if max_drop is None else {"max_drop": max_drop}
-        choice = cpuc.choose(model, output, eval_data=eval_data, **budget, **shared)
+        shared |= {} if max_drop is None else {"max_drop": max_drop}
+        choice = cpuc.choose(model, output, eval_data=eval_data, **shared)
         manifest, lines, more = choice.manifest, choice.describe(), {"choice": choice.to_json()}
     elif eval_data is not None or max_drop is not None:
         raise click.UsageError("--eval-data and --max-drop go with --precision auto")
     else:
-        manifest = cpuc.compile(
-            model, output, precision=precision, verify=verify, warn=lambda text: click.echo(f"cpuc: {text}", err=True), **shared
-        )
+        manifest = cpuc.compile(model, output, precision=precision, verify=verify, warn=_warn, **shared)
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)
-    click.echo(json.dumps({**manifest.to_dict(), **more}, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+    _print({**manifest.to_dict(), **more} if as_json else lines)
+
+
+class TaskOptions(click.Command):
+    """A command that has, besides its own, the tasks' options that are `wanted`, each once, as the tasks describe them."""
+
+    def __init__(self, *arguments: Any, wanted: Callable[[str, str], bool] = lambda *_: True, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._wanted: Callable[[str, str], bool] | None = wanted
+
+    def get_params(self, context: click.Context) -> list[click.Parameter]:
+        if self._wanted is not None:
+            from cpuc.runtime import tasks
+
+            for each in tasks.list_options(self._wanted):
+                kind = click.Choice(each.choices) if each.choices else each.kind
+                given: dict[str, Any] = {"is_flag": True} if each.kind is bool else {"type": kind}
+                self.params.append(click.Option([f"--{each.name.replace('_', '-')}"], default=None, help=each.help, **given))
+            self._wanted = None
+        return super().get_params(context)
+
+
+def _evaluated(task: str, option: str) -> bool:
+    """Whether an evaluation leaves this option of this task to the user."""
+    from cpuc.compiler.evaluation import EVALUATIONS
+
+    return task in EVALUATIONS and option in EVALUATIONS[task].options
 
 
 @main.command(cls=TaskOptions)
@@ -193,13 +206,13 @@ def run(
     else:
         records = parse_records(data, _name(source))
         model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False)
-        with bar(len(records.values)) as advance:
+        with _bar(len(records.values)) as advance:
             answers = list(model.answers(records.values, records.names, options, advance))
         result = format_answers(answers, records.form).encode()
     write_output(output, result, force=force)
 
 
-@main.command("eval", cls=EvaluationOptions)
+@main.command("eval", cls=TaskOptions, wanted=_evaluated)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Labelled data: a file, or a folder of media.")
 @click.option("--against", metavar="MODEL", help="The original model, to run beside the artifact, eager and in float32.")
@@ -221,16 +234,14 @@ def eval_command(
       cpuc eval model.pt --data dev-v2.0.json --against bert-base-uncased-squad-v1 --max-seq-length 384
       cpuc eval ner.pt --data test.conll --truncate --json
     """
-    import json
-
     import cpuc
     from cpuc.compiler.evaluation.summary import describe
 
-    with bar(None) as advance:
+    with _bar(None) as advance:
         evaluation = cpuc.evaluate(
-            bundle, data, against=against, revision=revision, limit=limit, report=reporter(), progress=advance, **given
+            bundle, data, against=against, revision=revision, limit=limit, report=_reporter(), progress=advance, **given
         )
-    click.echo(json.dumps(evaluation.to_json(), indent=2) if as_json else "\n".join(describe(evaluation)))
+    _print(evaluation.to_json() if as_json else describe(evaluation))
 
 
 @main.command("verify")
@@ -251,12 +262,10 @@ def verify_command(bundle: Path, trust: Path | None, against: str | None, revisi
       cpuc verify model.pt --trust release.pub.pem
       cpuc verify model.pt --against bert-base-uncased-squad-v1 --json
     """
-    import json
-
     import cpuc
 
-    checked = cpuc.verify(bundle, trust=trust, against=against, revision=revision, report=reporter())
-    click.echo(json.dumps(checked.to_json(), indent=2) if as_json else "\n".join(checked.describe()))
+    checked = cpuc.verify(bundle, trust=trust, against=against, revision=revision, report=_reporter())
+    _print(checked.to_json() if as_json else checked.describe())
 
 
 @main.command("sign")
@@ -306,21 +315,11 @@ def package_command(
       dist/bin/cpuc-run dist/model.pt --input dist/example.json
       cpuc package model.pt -o model-1.0.tar --tar --trust release.pub.pem
     """
-    import json
-
     import cpuc
 
-    packaged = cpuc.package(
-        bundle,
-        output,
-        tar=tar,
-        trust=trust,
-        force=force,
-        build_folder=build_dir,
-        report=reporter(),
-        warn=lambda text: click.echo(f"cpuc: {text}", err=True),
-    )
-    click.echo(json.dumps(packaged.to_json(), indent=2, ensure_ascii=False) if as_json else "\n".join(packaged.describe()))
+    shared: dict[str, Any] = {"report": _reporter(), "warn": _warn}
+    packaged = cpuc.package(bundle, output, tar=tar, trust=trust, force=force, build_folder=build_dir, **shared)
+    _print(packaged.to_json() if as_json else packaged.describe())
 
 
 @main.command("tasks")
@@ -334,12 +333,11 @@ def tasks_command(as_json: bool) -> None:
       cpuc tasks --json | jq '."fill-mask".example'
     """
     import dataclasses
-    import json
 
     from cpuc.runtime import summary, tasks
 
     about = {name: dataclasses.asdict(tasks.task_module(name).ABOUT) for name in tasks.names()}
-    click.echo(json.dumps(about, indent=2, ensure_ascii=False) if as_json else "\n".join(summary.tasks()))
+    _print(about if as_json else summary.tasks())
 
 
 @main.command()
@@ -357,11 +355,45 @@ def inspect(bundle: Path, as_json: bool) -> None:
     from cpuc.runtime.summary import describe
 
     opened = open_bundle(bundle)
-    if as_json:
-        click.echo(opened.manifest.to_json(), nl=False)
-        return
-    click.echo("\n".join(describe(opened)))
+    _print(opened.manifest.to_dict() if as_json else describe(opened))
 
 
 def _name(source: str) -> str:
     return "standard input" if source == "-" else source
+
+
+def _print(what: Any) -> None:
+    """Lines of text, or anything else as JSON."""
+    import json
+
+    click.echo("\n".join(what) if isinstance(what, list) else json.dumps(what, indent=2, ensure_ascii=False))
+
+
+def _warn(text: str) -> None:
+    click.echo(f"cpuc: {text}", err=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _reporter() -> Callable[[str], None]:
+    """Prints the name of each stage on a terminal, and nothing elsewhere. Plain lines go well with download bars."""
+    return lambda stage: click.echo(click.style(f"{stage} …", dim=True), err=True) if _on_terminal() else None
+
+
+@contextlib.contextmanager
+def _bar(total: int | None) -> Iterator[Callable[..., None]]:
+    """A progress bar over records, on a terminal and for more than one. What this gives is called with how many were answered
+    since the last call, and how many there are, if `total` is not known yet."""
+    with contextlib.ExitStack() as stack:
+        shown: list[Any] = []
+
+        def advance(count: int, known: int | None = total) -> None:
+            if not _on_terminal() or (known or 0) < 2:
+                return
+            if not shown:
+                shown.append(stack.enter_context(click.progressbar(length=known, label="answering", file=sys.stderr)))
+            shown[0].update(count)
+
+        yield advance

@@ -35,7 +35,7 @@ def fails(done: subprocess.CompletedProcess[str], *parts: str, code: int = 1) ->
 def test_help_imports_no_torch(cli: Run) -> None:
     done = cli("--help", PYTHONPROFILEIMPORTTIME="1")
     assert "cpuc compile bert-base-uncased-squad-v1 -o model.pt" in done.stdout
-    for heavy in ("torch", "transformers", "numpy", "huggingface_hub", "rich"):
+    for heavy in ("torch", "transformers", "numpy", "huggingface_hub"):
         assert not re.search(rf"\| +{heavy}\n", done.stderr)
 
 

@@ -17,7 +17,7 @@ from conftest import ROOT, here
 
 import cpuc
 
-FORBIDDEN = ("transformers", "huggingface_hub", "safetensors", "intel_extension_for_pytorch", "cpuc.compiler", "rich", "click")
+FORBIDDEN = ("transformers", "huggingface_hub", "safetensors", "intel_extension_for_pytorch", "cpuc.compiler", "click")
 
 # Prints, as JSON: seconds of each call, peak memory in bytes, modules, and profiled operators of the second call.
 FRESH = """

@@ -65,7 +65,10 @@ def _owners(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
 
 def _files(distribution: importlib.metadata.Distribution) -> list[str]:
     """The files of an installed wheel. (`Distribution.files` makes an object of each, of which torch has 20 000.)"""
-    return [row[0] for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()) if row]
+    record = distribution.read_text("RECORD")
+    if record is None:  # a working copy of the sources
+        return [str(file) for file in distribution.files or []]
+    return [row[0] for row in csv.reader(record.splitlines()) if row]
 
 
 def _debian_owner(path: Path) -> str:
@@ -89,7 +92,9 @@ def _run(*command: str) -> str | None:
 def _wheel(name: str, folder: Path) -> Component:
     distribution = importlib.metadata.distribution(name)
     split = [(file, *file.rpartition("/")[::2]) for file in _files(distribution)]
-    files = [file for file, folder_name, base in split if ".dist-info" in folder_name and _NAMES.fullmatch(base)]
+    files = [
+        file for file, folder_name, base in split if (".dist-info" in folder_name or not folder_name) and _NAMES.fullmatch(base)
+    ]
     sources = [Path(str(distribution.locate_file(file))) for file in files]
     return Component(name, distribution.version, _copy(name, sources, folder))
 
