@@ -279,6 +279,25 @@ def test_long_words_take_no_longer_for_each_character(make_native: Make) -> None
     assert found == native.library.encode(text).ids
 
 
+LLAMA = [
+    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+    {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+]
+BYTES = ["<0xC3>", "<0xA9>", "<0xe2>", "<0x82>", "<0xAC>", "<0x0A>", "<0x+A>", "<0xG0>", "<0x00>", "<0xFF"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@settings(FUZZ, max_examples=80)
+@given(tokens=st.lists(st.sampled_from([*BYTES, "▁", "▁▁a", "b▁", "", " ", "é"]), max_size=8))
+def test_decoders_in_a_sequence(make_native: Make, count: int, tokens: list[str]) -> None:
+    native = make_native(unigram(decoder={"type": "Sequence", "decoders": LLAMA[-count:]}))
+    assert native.ask(detokenize=tokens) == {"text": native.library.decoder.decode(tokens)}
+    native = make_native(unigram(decoder={"type": "Sequence", "decoders": LLAMA[:count]}))
+    assert native.ask(detokenize=tokens) == {"text": native.library.decoder.decode(tokens)}
+
+
 UNSUPPORTED = "is not supported by the native runtime"
 MODEL = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}
 DAMAGED = base64.b64encode(struct.pack("<5I", 16, 1 << 20, 0, 0, 0)).decode()
@@ -289,6 +308,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"pre_tokenizer": metaspace(replacement="__")}, "tokenizer.json.pre_tokenizer: field 'replacement' must be one character"),
     ({"pre_tokenizer": metaspace(prepend_scheme="last")}, "field 'prepend_scheme' must be always, never or first"),
     ({"pre_tokenizer": metaspace(add_prefix_space=False)}, "field 'add_prefix_space' does not match 'prepend_scheme'"),
+    ({"decoder": {**LLAMA[3], "stop": 1}}, f"tokenizer.json.decoder: stop {UNSUPPORTED}"),
+    ({"decoder": {**LLAMA[3], "content": ""}}, "tokenizer.json.decoder: field 'content' must be one character"),
+    ({"decoder": replace("a+", "", "Regex")}, f"tokenizer.json.decoder.pattern: a regular expression {UNSUPPORTED}"),
+    ({"decoder": replace("", "")}, f"tokenizer.json.decoder.pattern: an empty string {UNSUPPORTED}"),
     ({"normalizer": {"type": "Nmt"}}, f"tokenizer.json.normalizer: Nmt {UNSUPPORTED}"),
     *(
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": text}}, "field 'precompiled_charsmap' is damaged")
