@@ -136,7 +136,7 @@ def test_random_unicode(make_native: Make, text: str, pair: str | None, special:
 
 def test_the_languages_of_xquad(make_native: Make, shared_data: Path) -> None:
     native = make_native(bpe())
-    records = xquad(shared_data)[::17]
+    records = xquad(shared_data)[::23]
     assert len({record["language"] for record in records}) == 12
     for i, record in enumerate(records):
         native.check(record["context"])
@@ -145,7 +145,7 @@ def test_the_languages_of_xquad(make_native: Make, shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-@settings(FUZZ, max_examples=80)
+@settings(FUZZ, max_examples=40)
 @given(
     text=MIXED.map("".join), pair=st.none() | MIXED.map(" ".join), special=st.booleans(), truncation=st.just({}) | TRUNCATIONS
 )
@@ -245,7 +245,7 @@ def plain(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("unknown", ["<unk>", None])
 @pytest.mark.parametrize("flags", [{}, *({name: True} for name in ("fuse_unk", "byte_fallback", "ignore_merges"))], ids=str)
-@settings(FUZZ, max_examples=100)
+@settings(FUZZ, max_examples=50)
 @given(text=st.text(st.sampled_from(CHARACTERS), max_size=12))
 def test_the_model(make_native: Make, unknown: str | None, flags: dict[str, bool], text: str) -> None:
     native = make_native(plain(unk_token=unknown, **flags))
@@ -287,6 +287,19 @@ def test_decoding_of_bytes_that_are_no_text(make_native: Make, tokens: list[str]
     assert native.ask(detokenize=tokens) == {"text": native.library.decoder.decode(tokens)}
 
 
+def split(behavior: str, invert: bool = False, **changes: Any) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"String": "ab"}, "behavior": behavior, "invert": invert, **changes}
+
+
+@pytest.mark.parametrize("behavior", ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"])
+@pytest.mark.parametrize("invert", [False, True])
+@settings(FUZZ, max_examples=50)
+@given(text=st.lists(st.sampled_from(["ab", "a", "b", "é", " ", "aab"]), max_size=12).map("".join))
+def test_splitting_at_a_string(make_native: Make, behavior: str, invert: bool, text: str) -> None:
+    parts = [split(behavior, invert), byte_level(regex=False)]
+    make_native(bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": parts})).check(text)
+
+
 UNSUPPORTED = "is not supported by the native runtime"
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (plain(end_of_word_suffix="</w>"), f"tokenizer.json.model: end_of_word_suffix {UNSUPPORTED}"),
@@ -304,9 +317,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"normalizer": named("Replace", pattern={"String": ""}, content="")}, f"an empty string {UNSUPPORTED}"),
     ({"pre_tokenizer": {"type": "ByteLevel"}}, "tokenizer.json.pre_tokenizer: field 'add_prefix_space' is missing"),
     (
-        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [named("Split")]}},
-        f"tokenizer.json.pre_tokenizer.pretokenizers: Split {UNSUPPORTED}",
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [named("Digits")]}},
+        f"tokenizer.json.pre_tokenizer.pretokenizers: Digits {UNSUPPORTED}",
     ),
+    (
+        {"pre_tokenizer": split("Isolated", pattern={"Regex": "a"})},
+        f"tokenizer.json.pre_tokenizer.pattern: a regular expression {UNSUPPORTED}",
+    ),
+    ({"pre_tokenizer": split("Isolated", pattern={"String": ""})}, f"an empty string {UNSUPPORTED}"),
+    ({"pre_tokenizer": split("Joined")}, f"tokenizer.json.pre_tokenizer: behavior 'Joined' {UNSUPPORTED}"),
     (
         {"post_processor": {"type": "Sequence", "processors": [TEMPLATE, byte_level()]}},
         f"tokenizer.json.post_processor: TemplateProcessing before another post-processor {UNSUPPORTED}",

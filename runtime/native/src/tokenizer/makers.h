@@ -13,6 +13,7 @@ std::unique_ptr<const Normalizer> replace_normalizer(const Fields& fields);
 
 std::unique_ptr<const PreTokenizer> byte_level_pre_tokenizer(const Fields& fields);
 std::unique_ptr<const PreTokenizer> metaspace_pre_tokenizer(const Fields& fields);
+std::unique_ptr<const PreTokenizer> split_pre_tokenizer(const Fields& fields);
 
 std::unique_ptr<const SubwordModel> word_piece(const Fields& fields);
 std::unique_ptr<const SubwordModel> byte_pair_encoding(const Fields& fields);

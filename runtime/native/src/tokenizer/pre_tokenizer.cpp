@@ -67,6 +67,7 @@ std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const Fields& fields) {
       {"ByteLevel", byte_level_pre_tokenizer},
       {"Metaspace", metaspace_pre_tokenizer},
       {"Sequence", PreTokenizerSequence::make},
+      {"Split", split_pre_tokenizer},
       {"WhitespaceSplit", SpaceSplit<nothing>::make},
   };
   return make_from(makers, fields);
