@@ -306,7 +306,7 @@ def package_command(
     """Make a folder that answers from BUNDLE on any x86-64 Linux, without Python, torch or anything else installed.
 
     It holds the artifact, a program in C++, every library that it needs, a Dockerfile, checksums and licences. The program
-    is built first, which takes a compiler and two minutes, once. Before the folder gets its name, the program is run in a
+    is built first, which takes a compiler and some minutes, once. Before the folder gets its name, the program is run in a
     root that holds nothing else, and its answer is compared with that of 'cpuc run'; exit code 3 if they do not agree.
 
     \b

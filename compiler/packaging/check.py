@@ -82,7 +82,7 @@ def check(folder: Path, bundle: Bundle, warn: Callable[[str], None]) -> Check:
     engine = Engine(bundle)
     example = _record(bundle)
     done = root.run(folder, ["-i", "-"], example)
-    reason = _only_raw(done)
+    reason = _only_raw(done, root)
     if reason is None:
         records = parse_records(example.encode(), "the example")
         try:
@@ -113,11 +113,9 @@ def _record(bundle: Bundle) -> str:
     return text
 
 
-def _only_raw(done: subprocess.CompletedProcess[str]) -> str | None:
+def _only_raw(done: subprocess.CompletedProcess[str], root: _Root) -> str | None:
     """Why the program answers named tensors only; None if it does not say so."""
-    if "--raw is required" in done.stderr:
-        return "--raw is required"
-    said = _last_line(done)
+    said = _last_line(done).removeprefix(f"{root.package}/model.pt: ")
     return said if done.returncode and said.endswith("use --raw") else None
 
 
