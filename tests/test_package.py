@@ -23,6 +23,7 @@ import pytest
 from archives import pack, unpack, with_manifest
 from conftest import ROOT, Run
 from keys import Keys
+from media_models import make_media_model
 from native_tokenizer import built
 from packages import copied, dynamic, nothing_left, right, run
 
@@ -266,9 +267,7 @@ def test_tar_files_are_the_same_bytes(signed: Path, programs: Path, dist: Path, 
     assert run(tmp_path / "dist" / "bin" / "cpuc-run", "--help").returncode == 0
 
 
-def test_only_packages_are_replaced(
-    tiny: Path, programs: Path, dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_packages_are_replaced(tiny: Path, dist: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("precious")
@@ -288,17 +287,25 @@ def test_only_packages_are_replaced(
             packaged(tiny, path, tmp_path / "never", force=force)
     assert (mine / "thesis.txt").read_text() == (target / "lib" / "notes.txt").read_text() == "precious"
     assert not (tmp_path / "never").exists()
-    (target / "lib" / "notes.txt").unlink()
-    (target / "model.pt").unlink()
-    # And where there can be no empty root, the result says so.
+
+
+def test_a_task_without_text_where_no_empty_root_can_be_had(
+    programs: Path, dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, target = tmp_path / "vit.pt", copied(dist, tmp_path / "dist")
+    cpuc.compile(str(make_media_model(tmp_path / "vit", "vit", "image-classification")), bundle)
     monkeypatch.setattr(checking, "_works", lambda _: False)
     said: list[str] = []
-    package = packaged(tiny, target, programs, force=True, warn=said.append)
-    assert (target / "model.pt").read_bytes() == tiny.read_bytes()
-    assert nothing_left(tmp_path, "dist", "file", "mine")
-    assert package.to_json()["verified"]["empty_root"] is False
+    package = packaged(bundle, target, programs, force=True, warn=said.append)
+    assert (target / "model.pt").read_bytes() == bundle.read_bytes()
+    assert nothing_left(tmp_path, "dist", "vit", "vit.pt")
+    verified = package.to_json()["verified"]
+    assert verified["empty_root"] is False and "without environment" in verified["where"]
     assert len(said) == 1 and "an empty root could not be had" in said[0]
-    assert any("without environment" in line for line in package.describe())
+    assert verified["raw"].startswith("the bundle's task") and verified["raw"].endswith("use --raw")
+    assert f"answers: named tensors only (--raw): {verified['raw']}" in package.describe()
+    command = next(line for line in (target / "README.md").read_text().splitlines() if line.startswith("    bin/"))
+    assert right(run(*shlex.split(command), cwd=target), target, cpuc.load(bundle))
 
 
 def test_bundles_that_are_not_as_they_must_be_are_refused_at_once(tiny: Path, keys: Keys, tmp_path: Path) -> None:
