@@ -54,3 +54,7 @@ def dynamic(path: Path) -> dict[str, list[str]]:
     for kind, value in re.findall(r"\((\w+)\) .*\[(.*)\]", done.stdout):
         found.setdefault(kind, []).append(value)
     return found
+
+
+def packaged(bundle: Path, target: Path, programs: Path, **settings: Any) -> cpuc.Package:
+    return cpuc.package(bundle, target, build_folder=programs, **settings)

@@ -25,7 +25,7 @@ from conftest import ROOT, Run
 from keys import Keys
 from media_models import make_media_model
 from native_tokenizer import built
-from packages import copied, dynamic, nothing_left, right, run
+from packages import copied, dynamic, nothing_left, packaged, right, run
 
 import cpuc
 from cpuc.compiler.packaging import check as checking
@@ -242,10 +242,6 @@ def test_the_dockerfile(written: tuple[Path, dict[str, Any]], model: cpuc.Model)
     assert right(run(*map(there, [*entry, *more]), input=example), folder, model)
     health = json.loads(words["HEALTHCHECK"].split("CMD")[1])
     assert right(run(*map(there, health)), folder, model)
-
-
-def packaged(tiny: Path, target: Path, programs: Path, **settings: Any) -> cpuc.Package:
-    return cpuc.package(tiny, target, build_folder=programs, **settings)
 
 
 def test_tar_files_are_the_same_bytes(signed: Path, programs: Path, dist: Path, tmp_path: Path) -> None:
