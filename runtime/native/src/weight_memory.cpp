@@ -56,9 +56,10 @@ class Blocks final : public c10::Allocator {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto block = blocks_.find(buffer);
     if (block == blocks_.end() || offset % page() != 0 || size > block->second.size) return false;
-    void* pages = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_POPULATE, file, static_cast<off_t>(offset));
+    // Writable only afterwards: the pages of a private mapping that may be written are copied when they are populated.
+    void* pages = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, static_cast<off_t>(offset));
     if (pages == MAP_FAILED) return false;
-    if (::mremap(pages, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, buffer) == MAP_FAILED) {
+    if (::mprotect(pages, size, PROT_READ | PROT_WRITE) != 0 || ::mremap(pages, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, buffer) == MAP_FAILED) {
       ::munmap(pages, size);
       return false;
     }
