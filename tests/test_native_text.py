@@ -232,6 +232,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     return make
 
 
+def test_questions_with_a_byte_level_tokenizer(program: Path, compiled: Compile) -> None:
+    records = [{"question": "who?", "context": text} for text in [*TEXTS, *SCRIPTS]]
+    compare(program, compiled("roberta", "question-answering"), records, max_seq_length=48, doc_stride=12, top_k=3)
+
+
 def test_text_classification(program: Path, compiled: Compile) -> None:
     for overrides in (
         {"num_labels": 3},

@@ -100,4 +100,13 @@ void Bundle::check_digests() const {
   other.get();
 }
 
+std::future<void> Bundle::start_checking(const LoadOptions& options) const {
+  if (options.trust && !options.check_digests)
+    throw Error(Kind::input, "a signature covers digests: with a trusted key they have to be checked");
+  if (options.check_digests) return std::async(std::launch::async, [this] { check_digests(); });
+  std::promise<void> unchecked;
+  unchecked.set_value();
+  return unchecked.get_future();
+}
+
 }  // namespace cpuc

@@ -1,6 +1,7 @@
 // The bundle: an archive, its manifest, and its signature if it has one, as runtime/bundle.py reads them.
 #pragma once
 
+#include <future>
 #include <map>
 #include <memory>
 #include <optional>
@@ -11,6 +12,11 @@
 #include "signature.h"
 
 namespace cpuc {
+
+struct LoadOptions {
+  std::optional<std::string> trust;  // a PEM file with an Ed25519 public key, by which the bundle must be signed
+  bool check_digests = true;         // leave it on unless the file was verified otherwise
+};
 
 struct Bundle {
   std::unique_ptr<File> file;
@@ -26,6 +32,10 @@ struct Bundle {
 
   // Compares the SHA-256 of every member with the manifest. Throws Error naming one that differs.
   void check_digests() const;
+
+  // The same on another thread, if the options ask for it; the bundle must live as long. Throws Error if they do not and the bundle's
+  // signature was asked for, which covers digests.
+  std::future<void> start_checking(const LoadOptions& options) const;
 
  private:
   void compare(const Member& member, const std::string& digest) const;

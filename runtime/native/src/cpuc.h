@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,18 +16,13 @@
 
 namespace cpuc {
 
-struct LoadOptions {
-  std::optional<std::string> trust;  // a PEM file with an Ed25519 public key, by which the bundle must be signed
-  bool check_digests = true;         // leave it on unless the file was verified otherwise
-};
-
 // A loaded artifact. `run` may be called from several threads.
 class Model {
  public:
   // Throws Error: no such file, no bundle, damaged, not signed as it must be, or made for other versions or another CPU.
   static Model load(const std::string& path, const LoadOptions& options = {});
-  // Of a bundle that is open already, whose signature `signed_by_trusted` says was checked.
-  static Model load(const Bundle& bundle, bool signed_by_trusted, bool check_digests);
+  // Of a bundle that is open already. torch gets the file when `checked` is ready, which raises what is wrong with its digests.
+  static Model load(const Bundle& bundle, std::future<void> checked);
 
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
@@ -49,7 +45,7 @@ class TextModel {
 
   // As Model's. Throws Error (bundle) too if the task or its tokenizer is not one of those that are answered from text.
   static TextModel load(const std::string& path, const LoadOptions& options = {});
-  static TextModel load(const Bundle& bundle, bool signed_by_trusted, bool check_digests);
+  static TextModel load(const Bundle& bundle, std::future<void> checked);
 
   const Manifest& manifest() const { return model_.manifest(); }
   // In the order of the records, batched by length. All records are checked first. Throws Error (input) naming the record and field, or

@@ -106,19 +106,16 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::string& path, const LoadOptions& options) {
-  return load(Bundle::open(path, options.trust), options.trust.has_value(), options.check_digests);
+  const Bundle bundle = Bundle::open(path, options.trust);
+  return load(bundle, bundle.start_checking(options));
 }
 
-Model Model::load(const Bundle& bundle, bool signed_by_trusted, bool check_digests) {
-  if (signed_by_trusted && !check_digests)
-    throw Error(Kind::input, "a signature covers digests: with a trusted key they have to be checked");
+Model Model::load(const Bundle& bundle, std::future<void> checked) {
   check_versions(bundle);
   detect_cpu();
   check_cpu(bundle);
-  std::future<void> checked;
-  if (check_digests) checked = std::async(std::launch::async, [&bundle] { bundle.check_digests(); });
   load_ipex();
-  if (check_digests) checked.get();
+  checked.get();
   try {
     const WeightMemory memory(*bundle.file);
     auto loaded = std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU)});

@@ -1,14 +1,18 @@
 // cpuc-run: answers from an artifact, without Python.
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <future>
 #include <iostream>
 #include <set>
+#include <thread>
 
-#include "cpuc.h"
+#include "answer.h"
+#include "error.h"
 #include "files.h"
 #include "text.h"
 
@@ -21,9 +25,10 @@ struct Arguments {
   cpuc::Options options;
 };
 
-int fail(const std::string& message) {
-  std::cerr << "cpuc: " << cpuc::printable(message) << "\n";
-  return 1;
+// Ends at once: the library that is being opened is of no use any more.
+[[noreturn]] void fail(const std::string& message) {
+  std::cerr << "cpuc: " << cpuc::printable(message) << std::endl;
+  std::_Exit(1);
 }
 
 std::string dashed(std::string name) {
@@ -84,18 +89,17 @@ class Counter {
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now(), last_ = begin_;
 };
 
-std::string answer(const cpuc::Bundle& bundle, const Arguments& given) {
-  const std::string source = given.input == "-" ? "standard input" : given.input, data = cpuc::read_input(given.input);
-  const bool is_signed = given.load.trust.has_value();
-  // Input that makes no sense is told before the model is loaded.
-  if (given.raw) {
-    const cpuc::Tensors inputs = cpuc::parse_tensors(data, source, bundle.manifest);
-    return cpuc::format_tensors(cpuc::Model::load(bundle, is_signed, given.load.check_digests).run(inputs), bundle.manifest);
-  }
-  const cpuc::Records records = cpuc::parse_records(data, source);
-  const cpuc::TextModel model = cpuc::TextModel::load(bundle, is_signed, given.load.check_digests);
-  Counter counter(records.values.size());
-  return cpuc::format_answers(model.answers(records, given.options, [&](size_t count) { counter.advance(count); }), records.form);
+// libcpuc, being opened on a thread of its own, which nobody waits for if there is nothing to answer.
+std::future<cpuc::Answer> open_library() {
+  std::packaged_task<cpuc::Answer()> open([] {
+    void* library = ::dlopen("libcpuc.so", RTLD_NOW);
+    void* found = library == nullptr ? nullptr : ::dlsym(library, cpuc::answer_name);
+    if (found == nullptr) throw cpuc::Error(cpuc::Kind::bundle, std::string("libcpuc cannot be loaded: ") + ::dlerror());
+    return reinterpret_cast<cpuc::Answer>(found);
+  });
+  auto opened = open.get_future();
+  std::thread(std::move(open)).detach();
+  return opened;
 }
 
 void run(const Arguments& given) {
@@ -103,11 +107,17 @@ void run(const Arguments& given) {
     throw cpuc::Error(cpuc::Kind::input, dashed(given.options.given.begin()->first) + " has no meaning with --raw");
   if (given.output != "-") cpuc::check_writable(given.output, given.force);
   const cpuc::Bundle bundle = cpuc::Bundle::open(given.bundle, given.load.trust);
-  if (given.check) {
-    cpuc::Model::load(bundle, given.load.trust.has_value(), given.load.check_digests);
-    return;
-  }
-  cpuc::write_output(given.output, answer(bundle, given), given.force);
+  std::future<cpuc::Answer> library = open_library();
+  cpuc::Request request{bundle, bundle.start_checking(given.load), "", given.input == "-" ? "standard input" : given.input, {}, given.options, {}};
+  if (!given.check) request.data = cpuc::read_input(given.input);
+  // Input that makes no sense is told before the model is loaded.
+  if (!given.check && !given.raw) request.records = cpuc::parse_records(request.data, request.source);
+  if (!given.check && given.raw && request.data.empty()) cpuc::parse_input(request.data, request.source);
+  Counter counter(request.records ? request.records->values.size() : 0);
+  request.progress = [&](size_t count) { counter.advance(count); };
+  std::string answer;
+  library.get()(request, answer);
+  if (!given.check) cpuc::write_output(given.output, answer, given.force);
 }
 
 }  // namespace
@@ -134,11 +144,11 @@ int main(int count, char** arguments) {
     // What the process holds goes with it: freeing it piece by piece would take longer than a short answer.
     std::_Exit(0);
   } catch (const cpuc::Error& error) {
-    return fail(error.what());
+    fail(error.what());
   } catch (const std::bad_alloc&) {
-    return fail("out of memory");
+    fail("out of memory");
   } catch (const std::exception& error) {
     const std::string message = error.what();
-    return fail("unexpected error: " + message.substr(0, message.find('\n')));
+    fail("unexpected error: " + message.substr(0, message.find('\n')));
   }
 }

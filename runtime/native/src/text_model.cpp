@@ -70,12 +70,13 @@ Outputs cut(const Manifest& manifest, const std::vector<std::string>& wanted, co
 }  // namespace
 
 TextModel TextModel::load(const std::string& path, const LoadOptions& options) {
-  return load(Bundle::open(path, options.trust), options.trust.has_value(), options.check_digests);
+  const Bundle bundle = Bundle::open(path, options.trust);
+  return load(bundle, bundle.start_checking(options));
 }
 
-TextModel TextModel::load(const Bundle& bundle, bool signed_by_trusted, bool check_digests) {
+TextModel TextModel::load(const Bundle& bundle, std::future<void> checked) {
   task_type(bundle.manifest);
-  auto model = std::async(std::launch::async, [&] { return Model::load(bundle, signed_by_trusted, check_digests); });
+  auto model = std::async(std::launch::async, [&] { return Model::load(bundle, std::move(checked)); });
   TextEncoder encoder(bundle.manifest, bundle.read("tokenizer.json"));
   make_task(bundle.manifest, encoder, {});
   return TextModel(model.get(), std::move(encoder));
