@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
+from cpuc.runtime.ending import end_early
+
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
@@ -185,26 +187,23 @@ def run(
     from cpuc.runtime.bundle import open_bundle
     from cpuc.runtime.engine import Engine
     from cpuc.runtime.errors import InputError
-    from cpuc.runtime.files import check_writable, read_input, write_output
+    from cpuc.runtime.files import check_output, name_of, read_input, write_output
     from cpuc.runtime.records import format_answers, parse_records
     from cpuc.runtime.tensors import format_tensors, parse_tensors
 
     options = {name: value for name, value in given.items() if value is not None}
     if raw and options:
         raise InputError(f"--{next(iter(options)).replace('_', '-')} has no meaning with --raw")
-    if output != "-":
-        check_writable(Path(output), force=force)
-    elif sys.stdout is None:
-        raise InputError("standard output is closed")
+    check_output(output, force=force)
     opened = open_bundle(bundle, trust=trust)  # a wrong bundle is told before standard input is waited for
     data = read_input(source)
     # Input that makes no sense is told before torch is imported, which takes seconds.
     if raw:
-        tensors = parse_tensors(data, _name(source), opened.manifest)
+        tensors = parse_tensors(data, name_of(source), opened.manifest)
         outputs = Engine(opened, check_digests=check_digests).run(tensors)
         result = format_tensors(outputs, npz=output.endswith(".npz"))
     else:
-        records = parse_records(data, _name(source))
+        records = parse_records(data, name_of(source))
         model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False)
         with _bar(len(records.values)) as advance:
             answers = list(model.answers(records.values, records.names, options, advance))
@@ -358,10 +357,6 @@ def inspect(bundle: Path, as_json: bool) -> None:
     _print(opened.manifest.to_dict() if as_json else describe(opened))
 
 
-def _name(source: str) -> str:
-    return "standard input" if source == "-" else source
-
-
 def _print(what: Any) -> None:
     """Lines of text, or anything else as JSON."""
     import json
@@ -397,3 +392,8 @@ def _bar(total: int | None) -> Iterator[Callable[..., None]]:
             shown[0].update(count)
 
         yield advance
+
+
+def program() -> None:
+    """What the installed `cpuc` calls."""
+    end_early(main)

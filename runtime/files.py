@@ -17,6 +17,11 @@ from cpuc.runtime.errors import CpucError, InputError
 _PREFIX = ".cpuc-staged-"
 
 
+def name_of(source: str) -> str:
+    """What errors call an input."""
+    return "standard input" if source == "-" else source
+
+
 def read_input(source: str) -> bytes:
     """The bytes of a file, or of standard input for ``-``. Raises InputError if it cannot be read."""
     if source == "-":
@@ -29,6 +34,14 @@ def read_input(source: str) -> bytes:
         raise InputError(f"{source}: no such file") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be read: {error.strerror}") from None
+
+
+def check_output(output: str, *, force: bool) -> None:
+    """The same as `check_writable`, for ``-`` too. Raises CpucError."""
+    if output != "-":
+        check_writable(Path(output), force=force)
+    elif sys.stdout is None:
+        raise InputError("standard output is closed")
 
 
 def write_output(output: str, data: bytes, *, force: bool) -> None:

@@ -339,3 +339,37 @@ def test_a_sequence_longer_than_the_model_allows_is_refused(cli: Run, fp32: Path
     done = cli("run", fp32, "--raw", "--input", "-", stdin=json.dumps(tensors(length=513)))
     fails(done, "sequence is 513, must be at least 1 and at most 512")
     fails(cli("run", fp32, "--raw", "--top-k", "3", "--input", "-"), "--top-k has no meaning with --raw")
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "said"),
+    [
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit('why')", 1, "why\n"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+        ("None", 1, ""),
+    ],
+)
+def test_programs_end_early_but_leave_nothing_undone(last: str, code: int, said: str) -> None:
+    script = f"""
+import atexit, sys, threading, time
+from cpuc.runtime.ending import end_early
+
+class Module:
+    def __del__(self):
+        print("taken down")
+
+held = Module()
+
+def main():
+    atexit.register(print, "registered")
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    print("main", end=" ")
+    {last}
+
+end_early(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "main thread\nregistered\n")
+    assert said in done.stderr and bool(said) == bool(done.stderr)
