@@ -51,12 +51,13 @@ def _has_header(name: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def build(folder: Path, *, sanitize: bool = False) -> Path:
+def build(folder: Path, *, sanitize: bool = False, clean: bool = False) -> Path:
     """Configure and build in `folder`, what has changed since the last time; returns it.
 
     Args:
         sanitize: build only what needs no torch, with AddressSanitizer and UndefinedBehaviorSanitizer, and the programs that
             tests use; else ``libcpuc.so`` and ``cpuc-run``.
+        clean: build all of it anew.
 
     Raises CpucError naming the packages that are missing, or with the first error of the compiler.
     """
@@ -69,7 +70,8 @@ def build(folder: Path, *, sanitize: bool = False) -> Path:
     }
     options = [f"-D{name}={value}" for name, value in settings.items()]
     _run(["cmake", "-S", SOURCES, "-B", folder, *options], folder)
-    _run(["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1)], folder)
+    again = ["--clean-first"] if clean else []
+    _run(["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1), *again], folder)
     return folder
 
 

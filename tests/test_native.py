@@ -277,7 +277,7 @@ def peak(program: Path, bundle: Path) -> int:
     """The most memory, in bytes, that it takes to answer. Linux counts the parent's too, so that is a small one."""
     ids = json.dumps({name: [[1] * 8] for name in ("input_ids", "attention_mask", "token_type_ids")})
     command = [sys.executable, "-c", PEAK, program, bundle, "--raw", "-i", "-"]
-    return int(subprocess.run(command, input=ids, capture_output=True, text=True, check=True).stdout)
+    return min(int(subprocess.run(command, input=ids, capture_output=True, text=True, check=True).stdout) for _ in range(3))
 
 
 def test_weights_are_not_in_memory_twice(program: Path, fp32: Path, tmp_path: Path) -> None:

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import pack, unpack, with_manifest
 from conftest import ROOT
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from native_tokenizer import built
 from test_embeddings import sentence_folder
 from test_text_tasks import LABELS, TEXTS, VERDICTS, assert_same, named
-from tiny import make_model
+from tiny import make_model, new_model
 
 import cpuc
-from cpuc.runtime.records import Form, format_answers, parse_records
+from cpuc.runtime.records import parse_records
 from cpuc.runtime.tasks import names, task_module
 
 pytestmark = pytest.mark.slow
+SQUAD = {"question": "q", "context": "c"}
 MASKED = ["bread is [MASK] .", "The [MASK] was still [MASK], they 're said .", "[MASK]"]
 SCRIPTS = [
     "Ο ΟΔΥΣΣΕΑΣ ΓΎΡΙΣΕ ΣΤΗΝ ΙΘΆΚΗ.",
@@ -35,130 +35,6 @@ SCRIPTS = [
 @pytest.fixture(scope="module")
 def program() -> Path:
     return built("native") / "cpuc-run"
-
-
-@pytest.fixture(scope="module")
-def reader() -> Path:
-    """The program that reads records, under sanitizers."""
-    return built("native-sanitized", sanitize=True) / "cpuc-records"
-
-
-class Dumped:
-    """A JSON value that has `to_json`, as answers have."""
-
-    def __init__(self, value: Any) -> None:
-        self.to_json = lambda: value
-
-
-def python_reads(source: str, data: bytes) -> dict[str, Any]:
-    try:
-        records = parse_records(data, source)
-    except cpuc.InputError as error:
-        return {"error": str(error)}
-    formatted = format_answers(map(Dumped, records.values), records.form) if records.values else ""
-    return {"form": records.form.value, "names": records.names, "values": records.values, "formatted": formatted}
-
-
-def native_reads(reader: Path, cases: list[tuple[str, bytes]]) -> list[dict[str, Any]]:
-    lines = "".join(f"{source}\t{data.hex()}\n" for source, data in cases)
-    done = subprocess.run([reader], input=lines, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.split("\n")[:-1]]
-
-
-def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether both read the same, or refuse it at the same line; words about JSON are the libraries' own."""
-    if "error" in ours and "error" in theirs:
-        found = (re.sub(r"(invalid JSON at line \d+).*", r"\1", each["error"], flags=re.DOTALL) for each in (ours, theirs))
-        return next(found) == next(found)
-    if "surrogate" in ours.get("error", ""):  # which Python reads, and refuses in every field that it uses
-        return any("\ud800" <= character <= "\udfff" for character in theirs["formatted"])
-    return json.dumps(ours) == json.dumps(theirs)  # which tells 1 from 1.0 and keeps the order of fields
-
-
-SQUAD = {"question": "q", "context": "c"}
-READ = [
-    '{"question": "Who?", "context": "Ada."}',
-    '\ufeff[{"id": 1.0, "a": 1e5}, "x", 3, -0, -0.0, 1e-7, 123456789012345678, 0.1, 1e300, 18446744073709551615]',
-    '{"b": 1, "a": 2, "b": 3}',
-    '{"a": 1}\n{"a": 2}\n',
-    '{"a": 1}\n\n  \u00a0\x1f\n{"a": 2',
-    '{"a": 1}\r\n{"a": 2}\r\n',
-    "[1]\n[2]",
-    '{"a": 1} {"b": 2}',
-    '"\\u00e9\\ud83e\\udd50 \\u2028 \\u001f \\/ \x7f"',
-    '{"a": "x\u2028y"}\n{"a": "\u0085"}',
-    '{"a": [[], {}, [1, [2]], {"b": {}}]}',
-    "",
-    " \n\t\u00a0",
-    "{",
-    '{"a": }',
-    '{\n "a": 1,\n "b": tru\n}',
-    "[1, 2,]",
-    "'a'",
-    "NaN",
-    "[1, -Infinity]",
-    "1e999",
-    '"a\nb"',
-    "[01]",
-    "[" * 100_000,
-    '{"a":' * 3000,
-    "\u00a0{}",
-    "10\0",
-    "[1]\0[2]",
-    '{"a": 1}\0',
-    json.dumps(
-        {"data": [{"paragraphs": [{"context": "c", "qas": [{"question": "q", "id": 5, "more": 1}, {"question": "r"}]}]}]}
-    ),
-    '{"data": []}',
-    '{"data": [{"paragraphs": [{"context": "c", "qas": [{"question": "q"}]}, {"qas": [{"question": "r"}]}]}]}',
-    '{"data": [{}]}',
-    '{"data": [{"paragraphs": [{"context": "c"}]}]}',
-    '{"data": 3}',
-    '{"data": [3]}',
-    json.dumps({"data": 1, **SQUAD}),
-]
-
-
-def test_records_are_read_alike(reader: Path) -> None:
-    cases = [("in.json", text.encode()) for text in READ] + [("in.jsonl", text.encode()) for text in READ]
-    cases += [
-        ("in.json", data)
-        for data in (b"\xff", b'{"a": "\xc3"}', b'{"a": "\xed\xa0\x80"}', b'{"a": "\xc0\x80"}', b"\xef\xbb\xbf")
-    ]
-    found = native_reads(reader, cases)
-    expected = [python_reads(*case) for case in cases]
-    assert [(case, a, b) for case, a, b in zip(cases, found, expected, strict=True) if not same(a, b)] == []
-    assert {each.get("form") for each in expected} == {None, *(form.value for form in Form)}
-
-
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(VALUES, min_size=20, max_size=40), st.integers(0, 1 << 30))
-def test_any_json_is_read_and_written_alike(reader: Path, values: list[Any], seed: int) -> None:
-    texts = [json.dumps(value, ensure_ascii=bool(seed >> i % 30 & 1)).encode() for i, value in enumerate(values)]
-    # Cut, and with a byte changed.
-    texts += [text[: seed % (len(text) + 1)] for text in texts]
-    texts += [text[: seed % len(text)] + bytes([seed & 255]) + text[seed % len(text) + 1 :] for text in texts if text]
-    cases = [(f"in.json{'l' * (i % 2)}", text) for i, text in enumerate(texts)]
-    found = native_reads(reader, cases)
-    assert [(case, ours) for case, ours in zip(cases, found, strict=True) if not same(ours, python_reads(*case))] == []
-
-
-def test_numbers_that_no_64_bits_hold_are_refused(reader: Path) -> None:
-    for text in (b'{"id": 18446744073709551616}', b'{"id": -9223372036854775809}'):
-        (found,) = native_reads(reader, [("in.json", text)])
-        assert found == {"error": "in.json: a whole number has more than 64 bits: write it as a string"}
 
 
 def answers(program: Path, bundle: Path, records: Any, *options: str) -> Any:
@@ -216,6 +92,18 @@ def test_questions_with_windows_and_options(program: Path, fp32: Path, options: 
     compare(program, fp32, records, **options)
 
 
+def test_more_answers_than_there_are(program: Path, fp32: Path) -> None:
+    assert len(compare(program, fp32, [{"question": "Who?", "context": "Ada wrote it."}], top_k=2**62)[0]["answers"]) > 5
+
+
+@pytest.mark.parametrize("shape", [["batch", 512], ["batch"], ["batch", "sequence", 2], [1, "sequence"]])
+def test_outputs_of_another_shape_than_the_manifest_says(program: Path, tiny: Path, tmp_path: Path, shape: list[Any]) -> None:
+    lie = with_manifest(unpack(tiny), lambda m: m["outputs"][0].update(shape=shape))
+    (tmp_path / "lie.pt").write_bytes(pack(lie))
+    done = run(program, tmp_path / "lie.pt", "-i", "-", stdin=json.dumps([SQUAD, SQUAD]))
+    assert (done.returncode, done.stdout) == (1, "") and "has not the shape that manifest.json states" in done.stderr
+
+
 Compile = Callable[..., Path]
 
 
@@ -260,6 +148,16 @@ def test_fill_mask(program: Path, compiled: Compile) -> None:
     bundle = compiled("bert", "fill-mask")
     compare(program, bundle, MASKED)
     compare(program, bundle, MASKED, top_k=2, targets="bread,the,oil")
+
+
+def test_scores_among_a_large_vocabulary(program: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "large", "bert", "fill-mask")
+    new_model("bert", "fill-mask", vocab_size=150_000, pad=0).save_pretrained(folder)
+    cpuc.compile(str(folder), tmp_path / "model.pt", task="fill-mask", verify=False)
+    (expected,) = cpuc.load(tmp_path / "model.pt", warm_up=False)(MASKED[:1])
+    found = answers(program, tmp_path / "model.pt", MASKED[:1])[0]["predictions"]
+    scores = {each.token: each.score for each in expected.masks[0]}
+    assert {each["token"]: each["score"] for each in found} == pytest.approx(scores, rel=1e-5)
 
 
 def test_embeddings(program: Path, tmp_path: Path) -> None:
@@ -340,7 +238,8 @@ def test_the_program_has_the_options_of_the_python_runtime(program: Path) -> Non
             continue
         for option in task_module(task).Options.__dataclass_fields__.values():
             assert re.search(rf"--{option.name.replace('_', '-')}\b", helped)
-            assert all(choice in helped for choice in option.metadata["choices"])
+            if option.metadata["choices"]:
+                assert f"{{{','.join(option.metadata['choices'])}}}" in helped
 
 
 def test_output_is_whole_or_absent(program: Path, fp32: Path, tmp_path: Path) -> None:
@@ -356,8 +255,17 @@ def test_output_is_whole_or_absent(program: Path, fp32: Path, tmp_path: Path) ->
     before = target.read_text()
     wrong = run(program, fp32, "-i", tmp_path / "wrong.jsonl", "-o", target, "--force")
     assert wrong.returncode == 1 and "line 2: expected" in wrong.stderr and target.read_text() == before
+    (tmp_path / "link").symlink_to("linked.jsonl")
+    assert run(program, fp32, "-i", tmp_path / "in.jsonl", "-o", tmp_path / "link").returncode == 0
+    assert (tmp_path / "linked.jsonl").read_text() == before and (tmp_path / "link").is_symlink()
     assert "no such folder" in run(program, fp32, "-i", "-", "-o", tmp_path / "absent/x").stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "in.jsonl", "wrong.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "answers.jsonl",
+        "in.jsonl",
+        "link",
+        "linked.jsonl",
+        "wrong.jsonl",
+    ]
     with Path("/dev/full").open("w") as device:
         full = subprocess.run([program, fp32, "-i", tmp_path / "in.jsonl"], stdout=device, stderr=subprocess.PIPE, check=False)
     assert full.returncode == 1 and b"standard output cannot be written" in full.stderr

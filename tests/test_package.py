@@ -29,7 +29,6 @@ from packages import copied, dynamic, nothing_left, packaged, right, run
 
 import cpuc
 from cpuc.compiler.packaging import check as checking
-from cpuc.compiler.packaging.check import compare
 from cpuc.runtime.engine import Engine
 
 pytestmark = pytest.mark.slow
@@ -339,29 +338,6 @@ def test_a_package_that_answers_otherwise_is_not_written(
     with pytest.raises(cpuc.ParityError, match=r"does not give the answer of 'cpuc run': .* nothing was written") as error:
         packaged(tiny, tmp_path / "dist", programs)
     assert error.value.exit_code == 3 and nothing_left(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("theirs", "place"),
-    [
-        ({"start": 3, "score": 0.5001}, None),
-        ({"start": 3, "score": 0.502}, "the answer.score is 0.502, not 0.5"),
-        ({"start": 4, "score": 0.5}, "the answer.start is 4, not 3"),
-        ({"start": "3", "score": 0.5}, 'the answer.start is "3", not 3'),
-        ({"start": True, "score": 0.5}, "the answer.start is true"),
-        ({"start": 3, "score": None}, "the answer.score is null"),
-        ({"start": 3}, "the answer is"),
-        ({"score": 0.5, "start": 3}, "the answer is"),
-        ([], "the answer is"),
-    ],
-)
-def test_how_answers_are_compared(theirs: Any, place: str | None) -> None:
-    ours = {"start": 3, "score": 0.5}
-    if place is None:
-        assert 0 < compare(ours, theirs, "the answer") <= 1e-4 + 1e-9
-        return
-    with pytest.raises(ValueError, match=re.escape(place)):
-        compare(ours, theirs, "the answer")
 
 
 def test_a_full_disk_leaves_nothing(tiny: Path, programs: Path, tmp_path: Path) -> None:

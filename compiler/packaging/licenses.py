@@ -95,24 +95,30 @@ def _wheel(name: str, folder: Path) -> Component:
     files = [
         file for file, folder_name, base in split if (".dist-info" in folder_name or not folder_name) and _NAMES.fullmatch(base)
     ]
-    sources = [Path(str(distribution.locate_file(file))) for file in files]
+    sources = {re.sub(r".*\.dist-info/(licenses/)?", "", file): Path(str(distribution.locate_file(file))) for file in files}
     return Component(name, distribution.version, _copy(name, sources, folder))
 
 
+def version_of(package: str) -> str:
+    """The installed version of a Debian package."""
+    return _run("dpkg-query", "--show", "--showformat", "${Version}", package) or "not known"
+
+
 def _package(name: str, folder: Path) -> Component:
-    version = _run("dpkg-query", "--show", "--showformat", "${Version}", name)
-    return Component(name, version or "not known", _copy(name, [_DOCUMENTS / name / "copyright"], folder))
+    return Component(name, version_of(name), _copy(name, {"copyright": _DOCUMENTS / name / "copyright"}, folder))
 
 
-def _copy(name: str, sources: list[Path], folder: Path) -> list[str]:
-    there = [source for source in sources if source.is_file()]
+def _copy(name: str, sources: Mapping[str, Path], folder: Path) -> list[str]:
+    """Copy files by their names below `folder`; returns the paths there."""
+    there = {inside: source for inside, source in sources.items() if source.is_file()}
     if not there:
-        where = sources[0] if sources else "its wheel"
+        where = next(iter(sources.values()), "its wheel")
         raise CpucError(f"{name}: its licence is not in {where}, and the package needs it: install {name} again")
-    (folder / name).mkdir()
-    for source in there:
-        shutil.copyfile(source, folder / name / source.name)
-    return [f"{name}/{source.name}" for source in there]
+    for inside, source in there.items():
+        target = folder / name / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return [f"{name}/{inside}" for inside in there]
 
 
 def _copy_common(folder: Path) -> None:

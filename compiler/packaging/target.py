@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -35,21 +37,35 @@ def check_target(target: Path, *, tar: bool, force: bool) -> None:
 def move_folder(folder: Path, target: Path, *, force: bool) -> None:
     """Give the finished `folder`, which lies in a temporary one beside `target`, its name; an old package takes its place."""
     check_target(target, tar=False, force=force)  # what has come meanwhile
-    old = folder.parent / "old"
-    if target.exists():
-        target.rename(old)
-    try:
+    if not target.exists():
         folder.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
+    elif not _exchange(folder, target):
+        # Not in the temporary folder, which the next command would remove if this one were killed now.
+        old = target.with_name(f".{target.name}.old-{os.getpid()}")
+        target.rename(old)
+        try:
+            folder.rename(target)
+        except BaseException:
             old.rename(target)
-        raise
+            raise
+        shutil.rmtree(old)
     with contextlib.suppress(OSError):  # a file system that cannot
         handle = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names at once; False where the system or its C library cannot (before Linux 3.15 and glibc 2.28)."""
+    exchange = 2  # RENAME_EXCHANGE of renameat2(2)
+    here = -100  # AT_FDCWD
+    try:
+        call = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    return bool(call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def write_tar(folder: Path, target: Path, name: str, *, force: bool) -> None:

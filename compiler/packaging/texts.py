@@ -38,12 +38,13 @@ def readme(contents: Contents, raw: bool) -> str:
     asked = "named tensors, as the model takes them," if raw else f"records of {task}, as 'cpuc run' takes them,"
     license_name = printable(model.source.license or "not stated")
     source = model.source.id + (f" at {model.source.revision}" if model.source.revision else "")
+    kind = printable(f"{model.architecture}, {model.build.precision}")
     rows = [f"| {component.name} | {component.version} |" for component in contents.components]
     return f"""\
 # {printable(source)}, {task}
 
 A model, the program that answers from it, and every library that this needs, down to the C library. Written by `cpuc package`
-{model.cpuc_version}. Nothing has to be installed. It needs
+{printable(model.cpuc_version)}. Nothing has to be installed. It needs
 
 - Linux {facts.kernel} or newer, as its C library says, on x86-64: any distribution, or none;
 - a CPU with {model.build.isa}.
@@ -59,7 +60,7 @@ the Python runtime: `cpuc package` has compared them. `sha256sum --check --quiet
 
 ## What is in it
 
-{megabytes(facts.size)}, of which the model takes {megabytes(facts.model_size)}: {model.architecture}, {model.build.precision},
+{megabytes(facts.size)}, of which the model takes {megabytes(facts.model_size)}: {kind},
 licence: {license_name}. `lib/cpuc-run` is the program; `bin/cpuc-run`, which is linked statically,
 starts it with the loader in `lib/`. Libraries are stripped of symbols for debuggers, and look for each other in their own
 folder. Their licences are in `licenses/`; the sources of the GNU libraries are those of the distribution's packages of these

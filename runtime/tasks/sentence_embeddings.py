@@ -45,7 +45,8 @@ class SentenceEmbeddings(TextTask):
         self._lower = facts.get("do_lower_case") is True
         self._prompts: Any = facts.get("prompts")
         self._default = facts.get("default_prompt_name")
-        if type(self._length) not in (int, type(None)) or not isinstance(self._prompts, dict):
+        bounded = self._length is None or (type(self._length) is int and self._length > 0)
+        if not bounded or not isinstance(self._prompts, dict):
             raise BundleError("manifest.json.preprocessing: max_seq_length or prompts is missing or wrong")
         if not all(isinstance(prompt, str) for prompt in self._prompts.values()) or not isinstance(self._default, str | None):
             raise BundleError("manifest.json.preprocessing: a prompt or default_prompt_name is no string")

@@ -19,6 +19,8 @@ namespace cpuc {
 // A loaded artifact. `run` may be called from several threads.
 class Model {
  public:
+  // Until it returns, the file must stay as it is (whoever replaces it should move another in its place, as cpuc does): its pages are read
+  // when they are needed, and a file that was cut short ends the process with SIGBUS. Afterwards it is not needed any more.
   // Throws Error: no such file, no bundle, damaged, not signed as it must be, or made for other versions or another CPU.
   static Model load(const std::string& path, const LoadOptions& options = {});
   // Of a bundle that is open already. torch gets the file when `checked` is ready, which raises what is wrong with its digests.

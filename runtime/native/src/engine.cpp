@@ -121,9 +121,13 @@ Model Model::load(const Bundle& bundle, std::future<void> checked) {
     auto loaded = std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU)});
     memory.detach();
     return Model(std::move(loaded));
-  } catch (const c10::Error& error) {
-    const std::string message = error.what_without_backtrace();
-    throw Error(Kind::bundle, bundle.file->path() + ": torch cannot load the graph: " + message.substr(0, message.find('\n')));
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+    const std::string message = of_torch == nullptr ? error.what() : of_torch->what_without_backtrace();
+    const size_t begin = std::min(message.find_first_not_of(" \n"), message.size());
+    throw Error(Kind::bundle, bundle.file->path() + ": torch cannot load the graph: " + message.substr(begin, message.find('\n', begin) - begin));
   }
 }
 

@@ -2,11 +2,12 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -23,65 +24,76 @@ namespace fs = std::filesystem;
 
 [[noreturn]] void wrong(const std::string& message) { throw Error(Kind::input, message); }
 
-// A new file beside the target. Signals that end the process wait while it lives: writing an answer takes no time.
+// As runtime/files.py calls them, whose next command removes what a process that was killed has left.
+const std::string prefix = ".cpuc-staged-";
+
+// What a signal that ends the process removes, on whatever thread it comes.
+char staged_file[PATH_MAX], staged_folder[PATH_MAX];
+
+void end_by(int number) {
+  ::unlink(staged_file);
+  ::rmdir(staged_folder);
+  ::signal(number, SIG_DFL);
+  ::raise(number);
+}
+
+// A new file in a folder of its own beside the target, which is locked for as long as this lives.
 class Staged {
  public:
-  explicit Staged(const fs::path& target) : target_(target.string()), path_((target.parent_path() / ".cpuc-run-XXXXXX").string()) {
-    sigset_t ending;
-    sigemptyset(&ending);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&ending, number);
-    pthread_sigmask(SIG_BLOCK, &ending, &before_);
-    handle_ = ::mkostemp(path_.data(), O_CLOEXEC);
-    if (handle_ < 0) fail();
-    made_ = true;
-    const mode_t mask = ::umask(0);
-    ::umask(mask);
-    ::fchmod(handle_, 0666 & ~mask);
+  explicit Staged(const fs::path& target) : target_(target.string()) {
+    std::string folder = (target.parent_path() / (prefix + "XXXXXX")).string();
+    if (folder.size() + sizeof "/staged" > sizeof staged_file) fail(ENAMETOOLONG);
+    if (::mkdtemp(folder.data()) == nullptr) fail(errno);
+    std::strcpy(staged_folder, folder.c_str());
+    std::strcpy(staged_file, (folder + "/staged").c_str());
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+      if (::signal(number, end_by) == SIG_IGN) ::signal(number, SIG_IGN);  // as under nohup
+    }
+    lock_ = ::open(staged_folder, O_RDONLY | O_CLOEXEC);
+    if (lock_ >= 0) ::flock(lock_, LOCK_SH);  // where there are no locks, nothing is swept either
+    handle_ = ::open(staged_file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   }
   ~Staged() {
     if (handle_ >= 0) ::close(handle_);
-    if (made_) ::unlink(path_.c_str());
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    ::unlink(staged_file);
+    ::rmdir(staged_folder);
+    if (lock_ >= 0) ::close(lock_);
   }
   Staged(const Staged&) = delete;
   Staged& operator=(const Staged&) = delete;
 
   void write(const std::string& data) {
+    if (handle_ < 0) fail(errno);
     for (size_t done = 0; done < data.size();) {
       const ssize_t count = ::write(handle_, data.data() + done, data.size() - done);
-      if (count < 0 && errno != EINTR) fail();
+      if (count < 0 && errno != EINTR) fail(errno);
       if (count > 0) done += static_cast<size_t>(count);
     }
-    if (::fsync(handle_) != 0) fail();
+    if (::fsync(handle_) != 0) fail(errno);
   }
 
   void move(bool force) {
     // Unlike a rename, a link fails if another process was faster.
-    if (!force && ::link(path_.c_str(), target_.c_str()) == 0) return;
-    if (!force && errno == EEXIST) wrong(target_ + ": exists already; give --force to replace it");
-    if (::rename(path_.c_str(), target_.c_str()) != 0) fail();
-    made_ = false;
+    if (!force && ::link(staged_file, target_.c_str()) == 0) return;
+    if (!force) check_writable(target_, false);  // which it was, or the file system has no links
+    if (::rename(staged_file, target_.c_str()) != 0) fail(errno);
   }
 
  private:
-  [[noreturn]] void fail() {
-    const std::string reason = std::strerror(errno);
-    if (handle_ >= 0) ::close(handle_);
-    if (made_) ::unlink(path_.c_str());
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-    handle_ = -1, made_ = false;
-    wrong(target_ + ": cannot be written: " + reason);
-  }
+  [[noreturn]] void fail(int error) const { wrong(target_ + ": cannot be written: " + std::strerror(error)); }
 
-  std::string target_, path_;
-  int handle_ = -1;
-  bool made_ = false;
-  sigset_t before_{};
+  std::string target_;
+  int handle_ = -1, lock_ = -1;
 };
 
+// Through links, also those to nothing yet, as any program writes.
 fs::path resolved(const std::string& target) {
   std::error_code error;
-  const fs::path path = fs::weakly_canonical(fs::absolute(target), error);  // through links, as any program writes
+  fs::path path = fs::absolute(target, error);
+  constexpr int most_links = 40;
+  for (int i = 0; i < most_links && !error && fs::is_symlink(fs::symlink_status(path, error)); ++i)
+    path = path.parent_path() / fs::read_symlink(path, error);
+  path = fs::weakly_canonical(path, error);
   if (error) wrong(target + ": cannot be written: " + error.message());
   return path;
 }

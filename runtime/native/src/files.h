@@ -12,7 +12,7 @@ std::string read_input(const std::string& source);
 void check_writable(const std::string& target, bool force);
 
 // To a file beside `target` that is moved there, or to standard output. Throws Error if that fails; then nothing is left behind, nor
-// after SIGINT, SIGTERM or SIGHUP.
+// after SIGINT, SIGTERM or SIGHUP, which this sets handlers for. Not from several threads at once.
 void write_output(const std::string& target, const std::string& data, bool force);
 
 }  // namespace cpuc

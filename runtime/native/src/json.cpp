@@ -1,6 +1,7 @@
 #include "json.h"
 
 #include <cmath>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -34,7 +35,11 @@ class Builder final : public nlohmann::json_sax<Json> {
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(string_t& name) override {
-    field_ = &(*open_.back())[name];
+    // The object itself would look through all its fields.
+    auto& fields = open_.back()->get_ref<Json::object_t&>();
+    const auto [known, added] = places_.back().emplace(name, fields.size());
+    if (added) fields.Json::object_t::Container::emplace_back(std::move(name), nullptr);
+    field_ = &fields.Json::object_t::Container::operator[](known->second).second;
     return true;
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
@@ -62,11 +67,12 @@ class Builder final : public nlohmann::json_sax<Json> {
   bool open(Json given) {
     if (open_.size() == deepest) throw JsonError(JsonError::Kind::depth, 0, "nested too deeply");
     open_.push_back(place(std::move(given)));
+    places_.emplace_back();
     return true;
   }
 
   bool close() {
-    open_.pop_back();
+    open_.pop_back(), places_.pop_back();
     return true;
   }
 
@@ -84,6 +90,7 @@ class Builder final : public nlohmann::json_sax<Json> {
   }
 
   std::vector<Json*> open_;
+  std::vector<std::unordered_map<std::string, size_t>> places_;  // of the fields of each that is open
   Json* field_ = nullptr;
 };
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <future>
 #include <iostream>
 #include <set>
@@ -21,7 +22,7 @@ namespace {
 struct Arguments {
   std::string bundle, input, output = "-";
   cpuc::LoadOptions load;
-  bool raw = false, force = false, unchecked = false, check = false;
+  bool raw = false, force = false, check = false;
   cpuc::Options options;
 };
 
@@ -61,7 +62,7 @@ void add_options(CLI::App& program, Arguments& given) {
   program.add_flag("--raw", given.raw, "Named tensors in (JSON), the model's outputs out.");
   program.add_flag("--check", given.check, "Check and load the bundle, and answer nothing.");
   program.add_option("--trust", given.load.trust, "Answer only if the bundle is signed by this public key (PEM).");
-  program.add_flag("--no-check-digests", given.unchecked, "Do not compare the bundle with its SHA-256 digests first.");
+  program.add_flag("--check-digests,!--no-check-digests", given.load.check_digests, "Compare the bundle with its SHA-256 digests first.  [default: yes]");
   add_task_options(program, given.options);
 }
 
@@ -105,6 +106,10 @@ std::future<cpuc::Answer> open_library() {
 void run(const Arguments& given) {
   if (given.raw && !given.options.given.empty())
     throw cpuc::Error(cpuc::Kind::input, dashed(given.options.given.begin()->first) + " has no meaning with --raw");
+  for (const std::string& name : {given.input, given.output}) {
+    if (given.raw && std::filesystem::path(name).extension() == ".npz")
+      throw cpuc::Error(cpuc::Kind::input, name + ": .npz archives are for 'cpuc run': give and take JSON");
+  }
   if (given.output != "-") cpuc::check_writable(given.output, given.force);
   const cpuc::Bundle bundle = cpuc::Bundle::open(given.bundle, given.load.trust);
   std::future<cpuc::Answer> library = open_library();
@@ -138,7 +143,6 @@ int main(int count, char** arguments) {
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? 0 : 2;
   }
-  given.load.check_digests = !given.unchecked;
   try {
     run(given);
     // What the process holds goes with it: freeing it piece by piece would take longer than a short answer.

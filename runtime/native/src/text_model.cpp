@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cpuc.h"
+#include "text.h"
 
 namespace cpuc {
 namespace {
@@ -48,13 +49,27 @@ Tensors padded(const Manifest& manifest, const std::vector<const Encoding*>& row
   return tensors;
 }
 
+void check_shape(const TensorSpec& spec, const at::Tensor& tensor, size_t rows, size_t longest) {
+  bool fits = tensor.dim() == static_cast<int64_t>(spec.shape.size()) && tensor.dim() > 0;
+  for (size_t axis = 0; fits && axis < spec.shape.size(); ++axis) {
+    const int64_t size = tensor.size(static_cast<int64_t>(axis));
+    const auto* name = std::get_if<std::string>(&spec.shape[axis]);
+    const int64_t expected = name == nullptr ? std::get<int64_t>(spec.shape[axis]) : *name == "batch" ? static_cast<int64_t>(rows)
+                             : *name == "sequence" ? static_cast<int64_t>(longest) : size;
+    fits = size == expected && (axis > 0 || (name != nullptr && *name == "batch"));
+  }
+  if (!fits) throw Error(Kind::bundle, "output " + in_quotes(spec.name) + " has not the shape that manifest.json states: compile the model again");
+}
+
 // The outputs of row `index`, the axis "sequence" cut to its own length.
-Outputs cut(const Manifest& manifest, const std::vector<std::string>& wanted, const Tensors& outputs, int64_t index, const Encoding& row, size_t longest,
-            bool right) {
+Outputs cut(const Manifest& manifest, const std::vector<std::string>& wanted, const Tensors& outputs, int64_t index, const Encoding& row, size_t rows,
+            size_t longest, bool right) {
   Outputs own;
   for (const TensorSpec& spec : manifest.outputs) {
     if (std::find(wanted.begin(), wanted.end(), spec.name) == wanted.end()) continue;
-    at::Tensor tensor = outputs.at(spec.name)[index];
+    const at::Tensor& whole = outputs.at(spec.name);
+    check_shape(spec, whole, rows, longest);
+    at::Tensor tensor = whole[index];
     for (size_t axis = 1; axis < spec.shape.size(); ++axis) {
       const auto* name = std::get_if<std::string>(&spec.shape[axis]);
       if (name != nullptr && *name == "sequence")
@@ -120,7 +135,7 @@ std::vector<std::vector<Outputs>> TextModel::run(const std::vector<std::vector<E
     const Tensors found = model_.run(padded(manifest(), own, encoder_.pads_right()));
     for (size_t i = 0; i < batch.size(); ++i) {
       const auto [record, row] = places[batch[i]];
-      outputs[record][row] = cut(manifest(), type.outputs, found, static_cast<int64_t>(i), *own[i], own[0]->size(), encoder_.pads_right());
+      outputs[record][row] = cut(manifest(), type.outputs, found, static_cast<int64_t>(i), *own[i], own.size(), own[0]->size(), encoder_.pads_right());
       if (--missing[record] == 0 && progress) progress(1);
     }
   }

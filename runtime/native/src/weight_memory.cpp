@@ -12,11 +12,13 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <utility>
+#include <vector>
 
 namespace cpuc {
 namespace {
 
-constexpr size_t smallest = 256 << 10, huge_page = 2 << 20;
+constexpr size_t smallest = 256 << 10, largest = size_t{1} << 46, huge_page = 2 << 20;
 // How much of what was read last stays: a weight is used right after it was read.
 constexpr size_t kept = 16 << 20;
 
@@ -37,7 +39,7 @@ struct Block {
 class Blocks final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size) override {
-    if (size < smallest || !loading_) {
+    if (size < smallest || size > largest || !loading_) {
       void* memory = usual_->raw_allocate(size);
       return {memory, memory, &Blocks::release, c10::Device(c10::kCPU)};
     }
@@ -55,7 +57,7 @@ class Blocks final : public c10::Allocator {
   bool fill(char* buffer, int file, uint64_t offset, size_t size) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto block = blocks_.find(buffer);
-    if (block == blocks_.end() || offset % page() != 0 || size > block->second.size) return false;
+    if (block == blocks_.end() || offset % page() != 0 || rounded(size, page()) != block->second.size) return false;
     // Writable only afterwards: the pages of a private mapping that may be written are copied when they are populated.
     void* pages = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, static_cast<off_t>(offset));
     if (pages == MAP_FAILED) return false;
@@ -69,23 +71,20 @@ class Blocks final : public c10::Allocator {
     return true;
   }
 
+  // The blocks are those of a model that nobody has yet, so that they stay while they are copied.
   void detach() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    recent_.clear(), recent_size_ = 0;
-    for (auto& [memory, block] : blocks_) {
-      if (!block.mapped) continue;
-      auto* copy = static_cast<char*>(map_memory(block.size));
-      ::madvise(copy, block.size, MADV_HUGEPAGE);
-      for (size_t done = 0; done < block.size; done += kept) {
-        const size_t size = std::min(kept, block.size - done);
-        std::memcpy(copy + done, memory + done, size);
-        ::madvise(memory + done, size, MADV_DONTNEED);
+    for (const auto& [memory, size] : take_mapped()) {
+      auto* copy = static_cast<char*>(map_memory(size));
+      ::madvise(copy, size, MADV_HUGEPAGE);
+      for (size_t done = 0; done < size; done += kept) {
+        const size_t part = std::min(kept, size - done);
+        std::memcpy(copy + done, memory + done, part);
+        ::madvise(memory + done, part, MADV_DONTNEED);
       }
-      if (::mremap(copy, block.size, block.size, MREMAP_MAYMOVE | MREMAP_FIXED, memory) == MAP_FAILED) {
-        ::munmap(copy, block.size);
+      if (::mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, memory) == MAP_FAILED) {
+        ::munmap(copy, size);
         throw std::bad_alloc();
       }
-      block.mapped = false;
     }
   }
 
@@ -115,6 +114,17 @@ class Blocks final : public c10::Allocator {
     if (before < huge_page) ::munmap(memory + before + size, huge_page - before);
     ::madvise(memory + before, size, MADV_HUGEPAGE);
     return memory + before;
+  }
+
+  std::vector<std::pair<char*, size_t>> take_mapped() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    recent_.clear(), recent_size_ = 0;
+    std::vector<std::pair<char*, size_t>> found;
+    for (auto& [memory, block] : blocks_) {
+      if (block.mapped) found.emplace_back(memory, block.size);
+      block.mapped = false;
+    }
+    return found;
   }
 
   // The pages are those of the file still: whoever reads them gets them again.

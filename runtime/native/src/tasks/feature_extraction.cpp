@@ -12,7 +12,7 @@ class FeatureExtraction final : public Task {
 
   Json decode(const Record& record, const std::vector<Encoding>& rows, const std::vector<Outputs>& outputs) const override {
     Json features = Json::array();
-    for (size_t i = 0; i < rows[0].size(); ++i) features.push_back(outputs[0].at("last_hidden_state").at(i));
+    for (size_t i = 0; i < rows[0].size(); ++i) features.push_back(of_tokens(outputs[0], "last_hidden_state", rows[0]).at(i));
     return with_id(record, {{"features", std::move(features)}});
   }
 

@@ -49,7 +49,7 @@ class FillMask final : public Task {
     Json masks = Json::array();
     for (size_t place = 0; place < ids.size(); ++place) {
       if (ids[place] != mask_) continue;
-      const std::vector<float> scores = softmax(outputs[0].at("logits").at(place));
+      const std::vector<float> scores = softmax(of_tokens(outputs[0], "logits", rows[0]).at(place));
       Json predictions = Json::array();
       for (const size_t token : best(scores)) predictions.push_back(predict(ids, place, token, scores.at(token), only));
       masks.push_back(std::move(predictions));

@@ -27,9 +27,9 @@ std::vector<std::string> read_labels(const Manifest& manifest) {
 std::vector<float> softmax(std::vector<float> logits) {
   if (logits.empty()) return logits;
   const float most = *std::max_element(logits.begin(), logits.end());
-  float total = 0;
+  double total = 0;  // of a vocabulary's many small ones, floats would lose the third digit
   for (float& value : logits) total += value = std::exp(value - most);
-  for (float& value : logits) value /= total;
+  for (float& value : logits) value = static_cast<float>(value / total);
   return logits;
 }
 

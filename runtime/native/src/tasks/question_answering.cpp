@@ -13,6 +13,7 @@ namespace cpuc {
 namespace {
 
 constexpr float masked = -10000;
+constexpr int64_t most_answers = 1 << 30;
 constexpr size_t default_length = 384, default_stride = 128, default_answer = 30;
 
 struct Span {
@@ -30,6 +31,12 @@ struct Answer {
 std::vector<float> probabilities(std::vector<float> logits, const std::vector<bool>& allowed) {
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = allowed[i] ? logits[i] : masked;
   return softmax(std::move(logits));
+}
+
+const std::vector<float>& logits_of(const Outputs& outputs, const std::string& name, const Encoding& row) {
+  const Output& output = of_tokens(outputs, name, row);
+  if (output.values.size() != row.size()) throw Error(Kind::bundle, "manifest.json: the outputs are not those of question answering");
+  return output.values;
 }
 
 // The `count` likeliest spans of at most `longest` tokens, likeliest first.
@@ -122,12 +129,12 @@ class QuestionAnswering final : public Task {
     std::vector<bool> allowed(row.size());
     // The context, and CLS, whose probability is that of no answer.
     for (size_t i = 0; i < row.size(); ++i) allowed[i] = row.sequence_ids[i] == side_ || (cls_ && row.ids[i] == *cls_);
-    const std::vector<float> start = probabilities(outputs.at("start_logits").values, allowed);
-    const std::vector<float> end = probabilities(outputs.at("end_logits").values, allowed);
+    const std::vector<float> start = probabilities(logits_of(outputs, "start_logits", row), allowed);
+    const std::vector<float> end = probabilities(logits_of(outputs, "end_logits", row), allowed);
     no_answer = std::min(no_answer, start[0] * end[0]);
     allowed[0] = allowed[0] && row.sequence_ids[0] == side_;
     // Spans that align to the same words become one answer, so more are taken than asked for.
-    return best_spans(start, end, allowed, longest_, static_cast<size_t>(top_k_.value_or(1)) * 2 + 10);
+    return best_spans(start, end, allowed, longest_, static_cast<size_t>(std::min(top_k_.value_or(1), most_answers)) * 2 + 10);
   }
 
   // Widened to whole words where the tokenizer knows words.

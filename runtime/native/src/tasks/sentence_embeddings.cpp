@@ -15,7 +15,7 @@ class SentenceEmbeddings final : public Task {
     const auto& facts = manifest.preprocessing;
     const auto field = [&](const char* name) { return facts.contains(name) ? facts[name] : nlohmann::json(); };
     const auto length = field("max_seq_length"), prompts = field("prompts"), standard = field("default_prompt_name");
-    if (!(length.is_null() || length.is_number_integer()) || !prompts.is_object())
+    if (!(length.is_null() || (length.is_number_integer() && length > 0)) || !prompts.is_object())
       throw Error(Kind::bundle, "manifest.json.preprocessing: max_seq_length or prompts is missing or wrong");
     if (!std::all_of(prompts.begin(), prompts.end(), [](const auto& prompt) { return prompt.is_string(); }) ||
         !(standard.is_null() || standard.is_string()))

@@ -47,6 +47,13 @@ std::vector<float> Output::at(size_t position) const {
   return {begin, begin + width};
 }
 
+const Output& of_tokens(const Outputs& outputs, const std::string& name, const Encoding& row) {
+  const Output& output = outputs.at(name);
+  if (output.shape.empty() || output.shape[0] != static_cast<int64_t>(row.size()))
+    throw Error(Kind::bundle, "manifest.json: output " + in_quotes(name) + " does not hold something for each token");
+  return output;
+}
+
 const std::vector<TaskType>& task_types() {
   static const std::vector<TaskType> types = {
       question_answering(),  text_classification(), token_classification(),     fill_mask(),

@@ -51,6 +51,9 @@ struct Output {
 };
 using Outputs = std::map<std::string, Output>;
 
+// The output that has something for each token of the row. Throws Error (bundle) if it has not.
+const Output& of_tokens(const Outputs& outputs, const std::string& name, const Encoding& row);
+
 // A task with its options. Methods may be called from several threads; the encoder must live as long.
 class Task {
  public:

@@ -73,7 +73,7 @@ Encoding TextEncoder::cut(const std::string& text, const std::optional<std::stri
       throw Error(Kind::input, where + ": the second text alone takes " + std::to_string(rest) + " tokens, the model takes at most " +
                                    std::to_string(most));
   }
-  const Truncation truncation{most, 0, strategy, cuts_left_};
+  const Truncation truncation{most, 0, strategy, cuts_left_, false};
   return std::move(tokenize(text, pair, where, &truncation).front());
 }
 

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "characters.h"
+#include "error.h"
 #include "tasks/labels.h"
 #include "tasks/task.h"
 #include "tokenizer/unicode.h"
@@ -60,7 +61,7 @@ class TokenClassification final : public Task {
   std::vector<Encoding> encode(const Record& record) const override { return {encode_cut(record, record.text, {}, truncate_)}; }
 
   Json decode(const Record& record, const std::vector<Encoding>& rows, const std::vector<Outputs>& outputs) const override {
-    const std::vector<Piece> tokens = pieces(unicode::decode(record.text), rows[0], outputs[0].at("logits"));
+    const std::vector<Piece> tokens = pieces(unicode::decode(record.text), rows[0], of_tokens(outputs[0], "logits", rows[0]));
     std::vector<Labelled> spans;
     if (strategy_ == "none" || strategy_ == "simple") {
       for (const Piece& token : tokens) spans.push_back(label(token.scores, token));
@@ -108,6 +109,7 @@ class TokenClassification final : public Task {
   }
 
   Labelled label(const std::vector<float>& scores, const Piece& piece) const {
+    if (scores.size() != labels_.size()) throw Error(Kind::bundle, "manifest.json: the outputs are not the scores of the labels in 'preprocessing'");
     const auto best = static_cast<size_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
     return {labels_.at(best), scores[best], piece};
   }

@@ -38,6 +38,7 @@ struct Truncation {
   size_t stride = 0;  // how many tokens of a window the next one has again
   Strategy strategy = Strategy::longest_first;
   bool left = false;  // cut the beginning
+  bool windows = true;  // give the rows of what was cut off, too
 };
 
 // A row, and the rows for what was cut off.

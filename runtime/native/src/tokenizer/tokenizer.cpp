@@ -121,6 +121,8 @@ std::vector<Encoding> Tokenizer::encode(std::string_view text, std::optional<std
     Truncation limits = *truncation;
     if (add_special_tokens) limits.length -= parts_->added(pair.has_value());
     truncate(sequences, limits);
+    for (Windows& each : sequences)
+      if (!limits.windows) each.overflowing.clear();
   }
   Windows windows = process(std::move(sequences), add_special_tokens);
   std::vector<Encoding> result;
