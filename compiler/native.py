@@ -19,8 +19,19 @@ PACKAGES = SOURCES / "packages-debian.txt"
 
 def missing_packages() -> list[str]:
     """The packages, by Debian's names, that a build needs and this machine has not."""
-    lines = [line.split() for line in PACKAGES.read_text().splitlines()]
-    return [package for package, shows in lines if not _is_there(shows)]
+    return [package for package, shows in _packages() if not _is_there(shows)]
+
+
+def _packages() -> list[list[str]]:
+    return [line.split() for line in PACKAGES.read_text().splitlines()]
+
+
+def debian_version(package: str) -> str:
+    """The installed version of a Debian package; "not known" without it or on another system."""
+    if not shutil.which("dpkg-query"):
+        return "not known"
+    command = ["dpkg-query", "--show", "--showformat", "${Version}", package]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout or "not known"
 
 
 def check_packages() -> None:
@@ -51,13 +62,12 @@ def _has_header(name: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def build(folder: Path, *, sanitize: bool = False, clean: bool = False) -> Path:
+def build(folder: Path, *, sanitize: bool = False) -> Path:
     """Configure and build in `folder`, what has changed since the last time; returns it.
 
     Args:
         sanitize: build only what needs no torch, with AddressSanitizer and UndefinedBehaviorSanitizer, and the programs that
             tests use; else ``libcpuc.so`` and ``cpuc-run``.
-        clean: build all of it anew.
 
     Raises CpucError naming the packages that are missing, or with the first error of the compiler.
     """
@@ -70,8 +80,12 @@ def build(folder: Path, *, sanitize: bool = False, clean: bool = False) -> Path:
     }
     options = [f"-D{name}={value}" for name, value in settings.items()]
     _run(["cmake", "-S", SOURCES, "-B", folder, *options], folder)
-    again = ["--clean-first"] if clean else []
+    # Static libraries of another version may be older files than what was linked to them: 'make' would leave it as it is.
+    linked = "".join(f"{package} {debian_version(package)}\n" for package, _ in _packages())
+    state = folder / "linked.txt"
+    again = [] if state.is_file() and state.read_text() == linked else ["--clean-first"]
     _run(["cmake", "--build", folder, "--parallel", str(os.cpu_count() or 1), *again], folder)
+    state.write_text(linked)
     return folder
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpuc.compiler import native
-from cpuc.compiler.packaging.licenses import LINKED, version_of
 from cpuc.runtime.errors import CpucError
 
 
@@ -35,13 +34,7 @@ def built(folder: Path | None) -> Iterator[Path]:
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        # Static libraries of another version may be older files than what was linked to them: 'make' would leave it as it is.
-        linked = "".join(f"{package} {version_of(package)}\n" for package in LINKED)
-        state = folder / "linked.txt"
-        changed = not state.is_file() or state.read_text() != linked
-        native.build(folder, clean=changed and (folder / "CMakeCache.txt").is_file())
-        state.write_text(linked)
-        yield folder
+        yield native.build(folder)
     finally:
         os.close(handle)
 

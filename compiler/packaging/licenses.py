@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpuc.compiler.native import debian_version
 from cpuc.runtime.errors import CpucError, printable
 from cpuc.runtime.manifest import Manifest
 
@@ -99,13 +100,8 @@ def _wheel(name: str, folder: Path) -> Component:
     return Component(name, distribution.version, _copy(name, sources, folder))
 
 
-def version_of(package: str) -> str:
-    """The installed version of a Debian package."""
-    return _run("dpkg-query", "--show", "--showformat", "${Version}", package) or "not known"
-
-
 def _package(name: str, folder: Path) -> Component:
-    return Component(name, version_of(name), _copy(name, {"copyright": _DOCUMENTS / name / "copyright"}, folder))
+    return Component(name, debian_version(name), _copy(name, {"copyright": _DOCUMENTS / name / "copyright"}, folder))
 
 
 def _copy(name: str, sources: Mapping[str, Path], folder: Path) -> list[str]:
