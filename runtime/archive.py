@@ -244,6 +244,7 @@ def write_member(target: zipfile.ZipFile, name: str, data: bytes) -> None:
     info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
     with target.open(info, "w", force_zip64=large) as member:
         member.write(data)
+    info.extra = b""  # the directory, which is read whole, needs no padding
 
 
 def copy_members(source: File, members: Mapping[str, tuple[int, int]], target: zipfile.ZipFile) -> None:
