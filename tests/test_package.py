@@ -361,7 +361,7 @@ def test_an_interrupted_package_leaves_nothing(tiny: Path, programs: Path, tmp_p
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not list(tmp_path.glob(".cpuc-staged-*/root/package/lib/libtorch_cpu.so")):
+    while not list(tmp_path.glob(".cpuc-staged-*/top/package/lib/libtorch_cpu.so")):
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)

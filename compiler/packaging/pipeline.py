@@ -107,18 +107,14 @@ def package(
     target = Path(os.path.realpath(shown))
     check_target(target, tar=tar, force=force)
     report("checking the bundle")
-    opened = open_bundle(bundle, trust=trust)
-    opened.check_digests()
-    load_task(opened.manifest, opened.read)
-    check_versions(opened)
-    check_cpu(opened)
+    opened = _opened(bundle, trust)
     report("building the native program")
     with (
         built(None if build_folder is None else Path(build_folder)) as programs,
         temporary_beside(target) as staging,
         errors_told(target, staging),
     ):
-        folder = staging / "root" / "package"
+        folder = staging / "top" / "package"
         contents, checked = _assemble(folder, opened, programs, report, warn)
         if tar:
             report("writing the archive")
@@ -126,6 +122,16 @@ def package(
         else:
             move_folder(folder, target, force=force)
     return Package(shown, contents, checked)
+
+
+def _opened(path: str | os.PathLike[str], trust: str | os.PathLike[str] | None) -> Bundle:
+    """A bundle that is whole, and that this machine can run."""
+    bundle = open_bundle(path, trust=trust)
+    bundle.check_digests()
+    load_task(bundle.manifest, bundle.read)
+    check_versions(bundle)
+    check_cpu(bundle)
+    return bundle
 
 
 def _name(output: str, tar: bool) -> str:
