@@ -9,49 +9,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from cpuc.runtime.console import Group, TaskOptions, bar, reporter, show, warn
 from cpuc.runtime.ending import end_early
-
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-
-
-class Group(click.Group):
-    """Turns the errors that cpuc raises on purpose into one line on standard error and an exit code."""
-
-    def invoke(self, context: click.Context) -> Any:
-        from cpuc.runtime.errors import CpucError
-
-        try:
-            return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
-            raise
-        except BrokenPipeError:
-            # The reader of our output went away, as `head` does; Python would complain again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(EXIT_FAILED) from None
-        except KeyboardInterrupt:
-            self._fail(context, "interrupted", EXIT_INTERRUPTED)
-        except CpucError as error:
-            self._fail(context, str(error), error.exit_code)
-        except MemoryError:
-            self._fail(context, "out of memory", EXIT_FAILED)
-        except Exception as error:
-            what = str(error).strip().splitlines() or [""]
-            self._fail(context, f"unexpected {type(error).__name__}: {what[0]} (cpuc --debug … shows where)", EXIT_FAILED)
-
-    @staticmethod
-    def _fail(context: click.Context, message: str, code: int) -> NoReturn:
-        if context.params.get("debug"):
-            raise  # from the except clause that called this
-        from cpuc.runtime.errors import printable
-
-        click.echo(f"cpuc: {printable(message)}", err=True)
-        raise SystemExit(code)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -116,7 +80,7 @@ def compile_command(
     import cpuc
     from cpuc.runtime import summary
 
-    shared["report"] = _reporter()
+    shared["report"] = reporter()
     if precision == "auto":
         if not verify:
             raise click.UsageError("--precision auto verifies always: leave out --no-verify")
@@ -126,29 +90,10 @@ def compile_command(
     elif eval_data is not None or max_drop is not None:
         raise click.UsageError("--eval-data and --max-drop go with --precision auto")
     else:
-        manifest = cpuc.compile(model, output, precision=precision, verify=verify, warn=_warn, **shared)
+        manifest = cpuc.compile(model, output, precision=precision, verify=verify, warn=warn, **shared)
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)
-    _print({**manifest.to_dict(), **more} if as_json else lines)
-
-
-class TaskOptions(click.Command):
-    """A command that has, besides its own, the tasks' options that are `wanted`, each once, as the tasks describe them."""
-
-    def __init__(self, *arguments: Any, wanted: Callable[[str, str], bool] = lambda *_: True, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._wanted: Callable[[str, str], bool] | None = wanted
-
-    def get_params(self, context: click.Context) -> list[click.Parameter]:
-        if self._wanted is not None:
-            from cpuc.runtime import tasks
-
-            for each in tasks.list_options(self._wanted):
-                kind = click.Choice(each.choices) if each.choices else each.kind
-                given: dict[str, Any] = {"is_flag": True} if each.kind is bool else {"type": kind}
-                self.params.append(click.Option([f"--{each.name.replace('_', '-')}"], default=None, help=each.help, **given))
-            self._wanted = None
-        return super().get_params(context)
+    show({**manifest.to_dict(), **more} if as_json else lines)
 
 
 def _evaluated(task: str, option: str) -> bool:
@@ -205,7 +150,7 @@ def run(
     else:
         records = parse_records(data, name_of(source))
         model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False)
-        with _bar(len(records.values)) as advance:
+        with bar(len(records.values)) as advance:
             answers = list(model.answers(records.values, records.names, options, advance))
         result = format_answers(answers, records.form).encode()
     write_output(output, result, force=force)
@@ -236,11 +181,11 @@ def eval_command(
     import cpuc
     from cpuc.compiler.evaluation.summary import describe
 
-    with _bar(None) as advance:
+    with bar(None) as advance:
         evaluation = cpuc.evaluate(
-            bundle, data, against=against, revision=revision, limit=limit, report=_reporter(), progress=advance, **given
+            bundle, data, against=against, revision=revision, limit=limit, report=reporter(), progress=advance, **given
         )
-    _print(evaluation.to_json() if as_json else describe(evaluation))
+    show(evaluation.to_json() if as_json else describe(evaluation))
 
 
 @main.command("verify")
@@ -263,8 +208,8 @@ def verify_command(bundle: Path, trust: Path | None, against: str | None, revisi
     """
     import cpuc
 
-    checked = cpuc.verify(bundle, trust=trust, against=against, revision=revision, report=_reporter())
-    _print(checked.to_json() if as_json else checked.describe())
+    checked = cpuc.verify(bundle, trust=trust, against=against, revision=revision, report=reporter())
+    show(checked.to_json() if as_json else checked.describe())
 
 
 @main.command("sign")
@@ -316,9 +261,9 @@ def package_command(
     """
     import cpuc
 
-    shared: dict[str, Any] = {"report": _reporter(), "warn": _warn}
+    shared: dict[str, Any] = {"report": reporter(), "warn": warn}
     packaged = cpuc.package(bundle, output, tar=tar, trust=trust, force=force, build_folder=build_dir, **shared)
-    _print(packaged.to_json() if as_json else packaged.describe())
+    show(packaged.to_json() if as_json else packaged.describe())
 
 
 @main.command("tasks")
@@ -336,7 +281,7 @@ def tasks_command(as_json: bool) -> None:
     from cpuc.runtime import summary, tasks
 
     about = {name: dataclasses.asdict(tasks.task_module(name).ABOUT) for name in tasks.names()}
-    _print(about if as_json else summary.tasks())
+    show(about if as_json else summary.tasks())
 
 
 @main.command()
@@ -354,44 +299,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
     from cpuc.runtime.summary import describe
 
     opened = open_bundle(bundle)
-    _print(opened.manifest.to_dict() if as_json else describe(opened))
-
-
-def _print(what: Any) -> None:
-    """Lines of text, or anything else as JSON."""
-    import json
-
-    click.echo("\n".join(what) if isinstance(what, list) else json.dumps(what, indent=2, ensure_ascii=False))
-
-
-def _warn(text: str) -> None:
-    click.echo(f"cpuc: {text}", err=True)
-
-
-def _on_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-def _reporter() -> Callable[[str], None]:
-    """Prints the name of each stage on a terminal, and nothing elsewhere. Plain lines go well with download bars."""
-    return lambda stage: click.echo(click.style(f"{stage} …", dim=True), err=True) if _on_terminal() else None
-
-
-@contextlib.contextmanager
-def _bar(total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar over records, on a terminal and for more than one. What this gives is called with how many were answered
-    since the last call, and how many there are, if `total` is not known yet."""
-    with contextlib.ExitStack() as stack:
-        shown: list[Any] = []
-
-        def advance(count: int, known: int | None = total) -> None:
-            if not _on_terminal() or (known or 0) < 2:
-                return
-            if not shown:
-                shown.append(stack.enter_context(click.progressbar(length=known, label="answering", file=sys.stderr)))
-            shown[0].update(count)
-
-        yield advance
+    show(opened.manifest.to_dict() if as_json else describe(opened))
 
 
 def program() -> None:
