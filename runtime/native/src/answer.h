@@ -14,7 +14,7 @@ namespace cpuc {
 
 struct Request {
   const Bundle& bundle;
-  std::future<void> checked;  // the digests, if they are to be compared
+  Checks checks;             // the digests, if they are to be compared
   std::string data, source;   // named tensors, where there are no records
   std::optional<Records> records;
   Options options;

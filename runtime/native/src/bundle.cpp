@@ -6,6 +6,7 @@
 #include <array>
 #include <future>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "digest.h"
@@ -17,6 +18,8 @@ namespace {
 
 const std::string manifest_name = "extra/manifest.json", signature_name = "extra/signature.json";
 constexpr uint64_t max_manifest = 4 << 20, max_extra = 256 << 20;
+// Code and its constants are smaller; in writing, members of this size begin on a page.
+constexpr uint64_t large_member = 256 << 10;
 
 std::string read_member(const File& file, const Member& member, uint64_t most) {
   if (member.size > most)
@@ -81,32 +84,44 @@ void Bundle::compare(const Member& member, const std::string& digest) const {
                                   " does not match its SHA-256: the file was damaged or altered; copy it again");
 }
 
-void Bundle::check_digests() const {
-  // Two halves of about the same size: hashing is bound by one core, and the smallest servers have two.
-  std::vector<const Member*> order;
-  for (const auto& [name, digest] : manifest.members) order.push_back(&members.at(name));
-  std::stable_sort(order.begin(), order.end(), [](const Member* a, const Member* b) { return a->size > b->size; });
-  std::array<std::vector<const Member*>, 2> halves;
-  std::array<uint64_t, 2> totals{};
-  for (const Member* member : order) {
-    const size_t smaller = totals[1] < totals[0] ? 1 : 0;
-    halves[smaller].push_back(member), totals[smaller] += member->size;
-  }
-  const auto check = [this](const std::vector<const Member*>& half) {
-    for (const Member* member : half) compare(*member, sha256(*file, *member));
-  };
-  auto other = std::async(std::launch::async, check, halves[1]);
-  check(halves[0]);
-  other.get();
+void Bundle::check(const std::vector<const Member*>& some) const {
+  for (const Member* member : some) compare(*member, sha256(*file, *member));
 }
 
-std::future<void> Bundle::start_checking(const LoadOptions& options) const {
+void Bundle::check_digests() const {
+  Checks checks = start_checking({});
+  checks.graph.get();
+  checks.weights.get();
+}
+
+Checks Bundle::start_checking(const LoadOptions& options) const {
   if (options.trust && !options.check_digests)
     throw Error(Kind::input, "a signature covers digests: with a trusted key they have to be checked");
-  if (options.check_digests) return std::async(std::launch::async, [this] { check_digests(); });
-  std::promise<void> unchecked;
-  unchecked.set_value();
-  return unchecked.get_future();
+  std::vector<const Member*> small;
+  std::array<std::vector<const Member*>, 2> large;
+  std::array<uint64_t, 2> totals{};
+  // One thread does where the other core has libraries to open and weights to load meanwhile.
+  const size_t threads = std::thread::hardware_concurrency() > 2 ? 2 : 1;
+  for (const auto& [name, digest] : manifest.members) {
+    const Member& member = members.at(name);
+    if (!options.check_digests) continue;
+    if (member.size < large_member) {
+      small.push_back(&member);
+      continue;
+    }
+    const size_t lesser = threads > 1 && totals[1] < totals[0] ? 1 : 0;
+    large[lesser].push_back(&member), totals[lesser] += member.size;
+  }
+  const auto begin = [this](std::vector<const Member*> some) {
+    return std::async(std::launch::async, [this, some = std::move(some)] { check(some); });
+  };
+  Checks checks{begin(std::move(small)), {}};
+  checks.weights = std::async(std::launch::async, [begin, this, large = std::move(large)] {
+    auto other = begin(large[1]);
+    check(large[0]);
+    other.get();
+  });
+  return checks;
 }
 
 }  // namespace cpuc

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "archive.h"
 #include "manifest.h"
@@ -16,6 +17,12 @@ namespace cpuc {
 struct LoadOptions {
   std::optional<std::string> trust;  // a PEM file with an Ed25519 public key, by which the bundle must be signed
   bool check_digests = true;         // leave it on unless the file was verified otherwise
+};
+
+// Comparisons under way. Getting one raises what is wrong.
+struct Checks {
+  std::future<void> graph;    // of all that says what is to be done: code, constants, tokenizer, and small tensors
+  std::future<void> weights;  // of the rest, which is only numbers
 };
 
 struct Bundle {
@@ -33,12 +40,13 @@ struct Bundle {
   // Compares the SHA-256 of every member with the manifest. Throws Error naming one that differs.
   void check_digests() const;
 
-  // The same on another thread, if the options ask for it; the bundle must live as long. Throws Error if they do not and the bundle's
+  // The same on other threads, if the options ask for it; the bundle must live as long. Throws Error if they do not and the bundle's
   // signature was asked for, which covers digests.
-  std::future<void> start_checking(const LoadOptions& options) const;
+  Checks start_checking(const LoadOptions& options) const;
 
  private:
   void compare(const Member& member, const std::string& digest) const;
+  void check(const std::vector<const Member*>& some) const;
 };
 
 }  // namespace cpuc

@@ -23,8 +23,8 @@ class Model {
   // when they are needed, and a file that was cut short ends the process with SIGBUS. Afterwards it is not needed any more.
   // Throws Error: no such file, no bundle, damaged, not signed as it must be, or made for other versions or another CPU.
   static Model load(const std::string& path, const LoadOptions& options = {});
-  // Of a bundle that is open already. torch gets the file when `checked` is ready, which raises what is wrong with its digests.
-  static Model load(const Bundle& bundle, std::future<void> checked);
+  // Of a bundle that is open already. torch gets the file when `checks.graph` is ready, and weights are used when `checks.weights` is.
+  static Model load(const Bundle& bundle, Checks checks);
 
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
@@ -47,7 +47,7 @@ class TextModel {
 
   // As Model's. Throws Error (bundle) too if the task or its tokenizer is not one of those that are answered from text.
   static TextModel load(const std::string& path, const LoadOptions& options = {});
-  static TextModel load(const Bundle& bundle, std::future<void> checked);
+  static TextModel load(const Bundle& bundle, Checks checks);
 
   const Manifest& manifest() const { return model_.manifest(); }
   // In the order of the records, batched by length. All records are checked first. Throws Error (input) naming the record and field, or

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <stdexcept>
+#include <vector>
 
 #include "error.h"
 
@@ -40,10 +41,11 @@ class Hash {
 }  // namespace
 
 std::string sha256(const File& file, const Member& member) {
-  constexpr uint64_t chunk = 1 << 20;
+  // Of a size that stays in the second cache.
+  std::vector<char> buffer(std::min<uint64_t>(256 << 10, member.size));
   Hash hash;
   for (uint64_t done = 0; done < member.size;) {
-    const std::string data = file.read(member.offset + done, std::min(chunk, member.size - done));
+    const std::string_view data(buffer.data(), file.read_into(buffer.data(), member.offset + done, std::min(buffer.size(), member.size - done)));
     if (data.empty()) throw Error(Kind::bundle, file.path() + ": member '" + member.name + "' cannot be read: copy the file again");
     hash.update(data);
     done += data.size();

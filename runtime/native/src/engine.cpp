@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <future>
 #include <mutex>
 
 #include "cpuc.h"
@@ -110,20 +109,24 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   return load(bundle, bundle.start_checking(options));
 }
 
-Model Model::load(const Bundle& bundle, std::future<void> checked) {
+Model Model::load(const Bundle& bundle, Checks checks) {
   check_versions(bundle);
   detect_cpu();
   check_cpu(bundle);
   load_ipex();
-  checked.get();
+  checks.graph.get();
   try {
     const WeightMemory memory(*bundle.file);
     auto loaded = std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU)});
     memory.detach();
+    checks.weights.get();
     return Model(std::move(loaded));
   } catch (const std::bad_alloc&) {
     throw;
+  } catch (const Error&) {
+    throw;
   } catch (const std::exception& error) {
+    checks.weights.get();  // damage explains more than what torch made of it
     const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
     const std::string message = of_torch == nullptr ? error.what() : of_torch->what_without_backtrace();
     const size_t begin = std::min(message.find_first_not_of(" \n"), message.size());

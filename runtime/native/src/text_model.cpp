@@ -89,9 +89,9 @@ TextModel TextModel::load(const std::string& path, const LoadOptions& options) {
   return load(bundle, bundle.start_checking(options));
 }
 
-TextModel TextModel::load(const Bundle& bundle, std::future<void> checked) {
+TextModel TextModel::load(const Bundle& bundle, Checks checks) {
   task_type(bundle.manifest);
-  auto model = std::async(std::launch::async, [&] { return Model::load(bundle, std::move(checked)); });
+  auto model = std::async(std::launch::async, [&] { return Model::load(bundle, std::move(checks)); });
   TextEncoder encoder(bundle.manifest, bundle.read("tokenizer.json"));
   make_task(bundle.manifest, encoder, {});
   return TextModel(model.get(), std::move(encoder));
