@@ -5,8 +5,8 @@
     model = cpuc.load("model.pt")
     model({"question": "Who wrote it?", "context": "Ada Lovelace wrote it."}).answer
 
-It offers `compile`, `choose`, `evaluate`, `package` and `verify` of `cpuc.compiler` and all that `cpuc.runtime` lists, imported
-when first used.
+It offers `bench`, `compile`, `choose`, `evaluate`, `package` and `verify` of `cpuc.compiler` and all that `cpuc.runtime` lists,
+imported when first used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from cpuc.compiler import *  # noqa: F403
     from cpuc.runtime import *  # noqa: F403
 
-_COMPILER = ("Choice", "Evaluation", "Package", "Verification", "choose", "compile", "evaluate", "package", "verify")
+_COMPILER = (
+    *("Benchmark", "Choice", "Evaluation", "Package", "Verification"),
+    *("bench", "choose", "compile", "evaluate", "package", "verify"),
+)
 
 
 def __getattr__(name: str) -> Any:

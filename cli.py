@@ -188,6 +188,36 @@ def eval_command(
     show(evaluation.to_json() if as_json else describe(evaluation))
 
 
+@main.command("bench")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--batch-size", type=int, multiple=True, default=[1], show_default=True, help="Rows in a call; repeatable.")
+@click.option("--seq-len", type=int, multiple=True, help="Tokens, or samples of sound; repeatable.  [default: 16, 128, 384]")
+@click.option("--against", metavar="MODEL", help="The original model, to run beside the artifact, eager and in float32.")
+@click.option("--revision", help="Branch, tag or commit of a MODEL on the Hub.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="Time for each batch size with each length.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw roofline and latencies to a PNG, SVG or PDF.")
+@click.option("--force", is_flag=True, help="Replace the plot if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def bench_command(bundle: Path, as_json: bool, **given: Any) -> None:
+    """Measure BUNDLE on this machine: latency, throughput, share of the machine's peak, time by operator.
+
+    The peak is measured first, by multiplying matrices and by multiply-and-add instructions alone, in every precision
+    that the CPU has. Inputs are random and without padding. The sizes take turns, as does the original model with
+    --against, so that all of them meet the same states of the machine. Leave the machine alone meanwhile.
+
+    \b
+    Examples:
+      cpuc bench model.pt
+      cpuc bench model.pt --batch-size 1 --batch-size 8 --seq-len 128 --json
+      cpuc bench model.pt --against bert-base-uncased-squad-v1 --plot model.png
+    """
+    import cpuc
+
+    with bar(None, "measuring") as advance:
+        benchmark = cpuc.bench(bundle, report=reporter(), progress=advance, **given)
+    show(benchmark.to_json() if as_json else benchmark.describe())
+
+
 @main.command("verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--trust", type=click.Path(path_type=Path), help="A public key (PEM) that must have signed the bundle.")

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from cpuc.compiler.audit import Verification, verify
+from cpuc.compiler.benchmarking import Benchmark, bench
 from cpuc.compiler.choice import Choice, choose
 from cpuc.compiler.evaluation import Evaluation, evaluate
 from cpuc.compiler.packaging import Package, package
 from cpuc.compiler.pipeline import compile
 
-__all__ = ["Choice", "Evaluation", "Package", "Verification", "choose", "compile", "evaluate", "package", "verify"]
+__all__ = [
+    "Benchmark",
+    "Choice",
+    "Evaluation",
+    "Package",
+    "Verification",
+    "bench",
+    "choose",
+    "compile",
+    "evaluate",
+    "package",
+    "verify",
+]

@@ -23,7 +23,7 @@ from cpuc.runtime.manifest import Quantization
 # torch's own attention is one kernel on a CPU (FlashAttention with a mask), whatever follows it in the graph.
 _FUSED = ("ipex::", "ipex_prepack::", "onednn::", "torch_ipex::", "aten::scaled_dot_product_attention")
 # Work that a fused operator should have taken over; what is left of it is listed in the manifest.
-_HEAVY = (
+HEAVY = (
     "aten::_convolution",
     "aten::_convolution_mode",
     "aten::_softmax",
@@ -129,7 +129,7 @@ def fuse(
 
 
 def _is_unfused(kind: str) -> bool:
-    return kind in _HEAVY or kind.endswith(_PACKS)
+    return kind in HEAVY or kind.endswith(_PACKS)
 
 
 @contextlib.contextmanager

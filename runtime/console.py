@@ -91,7 +91,7 @@ def reporter() -> Callable[[str], None]:
 
 
 @contextlib.contextmanager
-def bar(total: int | None) -> Iterator[Callable[..., None]]:
+def bar(total: int | None, label: str = "answering") -> Iterator[Callable[..., None]]:
     """A progress bar over records, on a terminal and for more than one. What this gives is called with how many were answered
     since the last call, and how many there are, if `total` is not known yet."""
     with contextlib.ExitStack() as stack:
@@ -101,7 +101,7 @@ def bar(total: int | None) -> Iterator[Callable[..., None]]:
             if not on_terminal() or (known or 0) < 2:
                 return
             if not shown:
-                shown.append(stack.enter_context(click.progressbar(length=known, label="answering", file=sys.stderr)))
+                shown.append(stack.enter_context(click.progressbar(length=known, label=label, file=sys.stderr)))
             shown[0].update(count)
 
         yield advance

@@ -28,6 +28,10 @@ class Engine:
         bundle: what ``open_bundle`` returned.
         check_digests: compare every member with its SHA-256 first. Leave it on unless the file was verified otherwise.
 
+    Attributes:
+        manifest: the bundle's.
+        module: the loaded TorchScript module, for those who look into it; calls go through the engine.
+
     Raises:
         BundleError: the bundle is damaged, or was made for other versions or another CPU.
         InputError: digests are not to be checked of a bundle whose signature was asked for.
@@ -47,7 +51,7 @@ class Engine:
         if check_digests:
             verified.result()
         try:
-            self._module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
+            self.module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
         except RuntimeError as error:
             raise BundleError(f"{bundle.path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
 
@@ -63,7 +67,7 @@ class Engine:
         # The graph is fused already: the JIT's executor would only profile and optimise it again. The flag belongs
         # to the thread, so it is set around each call.
         with torch.jit.optimized_execution(False), torch.inference_mode():
-            outputs = self._module(*arguments)
+            outputs = self.module(*arguments)
         return {spec.name: tensor for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

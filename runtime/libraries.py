@@ -57,7 +57,7 @@ def load_ipex() -> None:
         import torch
 
         path = ipex_library()
-        with _stderr_to_file() as captured:
+        with stderr_to_file() as captured:
             try:
                 torch.ops.load_library(str(path))
             except OSError as error:
@@ -67,7 +67,7 @@ def load_ipex() -> None:
 
 
 @contextlib.contextmanager
-def _stderr_to_file() -> Iterator[Callable[[], str]]:
+def stderr_to_file() -> Iterator[Callable[[], str]]:
     """Send file descriptor 2, where C++ code writes, to a temporary file; yields a function that reads it."""
     sys.stderr.flush() if sys.stderr else None
     try:

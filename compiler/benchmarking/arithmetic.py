@@ -1,0 +1,163 @@
+"""The arithmetic of an artifact: what its matrix products, convolutions and attention do for given inputs.
+
+It is counted in the artifact's own graph: a copy of it gives, beside its outputs, the sizes of what each such operator takes
+and gives. A multiplication and an addition are two operations, as ``torch.utils.flop_counter`` counts them; softmax, norms
+and activations, a few thousandths of the whole, are none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from cpuc.compiler.fusion import HEAVY
+from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+
+Shape = Sequence[int]
+# Operations, and elements of weights that are read, from the sizes of some inputs, of the weight, and of the output.
+Rule = Callable[..., tuple[int, int]]
+# Of torch's dtypes, as graphs number them: what a product of them is computed in, and how many bytes a weight takes.
+PRECISIONS = {0: ("int8", 1), 1: ("int8", 1), 6: ("fp32", 4), 15: ("bf16", 2)}
+
+
+def _linear(x: Shape, y: Shape) -> tuple[int, int]:
+    return 2 * math.prod(x) * y[-1], x[-1] * y[-1]
+
+
+def _convolution(x: Shape, weight: Shape, y: Shape) -> tuple[int, int]:  # noqa: ARG001
+    return 2 * math.prod(y) * math.prod(weight[1:]), math.prod(weight)
+
+
+def _transposed(x: Shape, weight: Shape, y: Shape) -> tuple[int, int]:  # noqa: ARG001
+    return 2 * math.prod(x) * math.prod(weight[1:]), math.prod(weight)
+
+
+def _product(x: Shape, y: Shape) -> tuple[int, int]:
+    return 2 * math.prod(y) * x[-1], 0
+
+
+def _attention(query: Shape, key: Shape, value: Shape, y: Shape) -> tuple[int, int]:  # noqa: ARG001
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]), 0
+
+
+# Names of operators, the inputs whose sizes tell, and the rule; a packed weight's size comes after them.
+RULES: list[tuple[str, tuple[int, ...], Rule]] = [
+    (r"ipex_prepack::(linear|mkl_sgemm)(_\w+)?_run|ipex::linear_swish_customized|aten::linear", (0,), _linear),
+    (r"onednn::qlinear_pointwise", (0,), _linear),
+    (r"ipex_prepack::convolution(_(?!bottleneck)\w+)?_run", (0,), _convolution),
+    (r"ipex_prepack::conv_transpose(_\w+)?_run", (0,), _transposed),
+    (r"aten::conv[123]d|aten::mkldnn_convolution|aten::_convolution_mode", (0, 1), _convolution),
+    (r"aten::conv_transpose[123]d", (0, 1), _transposed),
+    (r"aten::(matmul|mm|bmm|mv|dot|inner)|ipex::matmul(_\w+)?", (0,), _product),
+    (r"aten::(addmm|addmv|baddbmm)|ipex::bmm_add", (1,), _product),
+    (r"ipex::(\w+_)?mha_scores_calc(_v2)?", (0,), _product),
+    (r"aten::scaled_dot_product_attention|torch_ipex::flash_attention", (0, 1, 2), _attention),
+]
+# Fused operators without a product, and what HEAVY lists beside products.
+_NO_PRODUCT = r"ipex::(add_layernorm|batch_norm|max_pool2d|maskedfill_softmax|RMSNorm|softmax_?|split_tensor)|aten::_?softmax"
+_FUSED = r"(ipex|ipex_prepack|torch_ipex|onednn|mkldnn)::"
+
+
+@dataclass
+class Arithmetic:
+    """What one call computes.
+
+    Attributes:
+        operations: by precision ("fp32", "bf16", "int8").
+        by_operator: the same by the operator's name in the graph.
+        weight_bytes: of the weights of linear layers and convolutions, all of which a call reads.
+        uncounted: operators with products that there is no rule for, and how many: then the rest is a lower bound.
+    """
+
+    operations: Counter[str] = field(default_factory=Counter)
+    by_operator: Counter[str] = field(default_factory=Counter)
+    weight_bytes: int = 0
+    uncounted: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        return self.operations.total()
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A node whose sizes are asked for: `asked` is how many lists of them the graph gives for it, after its dtype."""
+
+    kind: str
+    rule: Rule
+    asked: int
+    weight: Shape | None
+
+
+def count(module: Any, inputs: Sequence[torch.Tensor]) -> Arithmetic:
+    """Run the graph of a loaded artifact once on `inputs`, in the order of its signature, and count."""
+    graph = module.graph.copy()
+    arithmetic = Arithmetic()
+    counted = list(_ask(graph, arithmetic))
+    graph.makeMultiOutputIntoTuple()
+    function = torch._C._create_function_from_graph("counted", graph)
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        given = iter(function(module._c, *inputs)[1:] if counted else ())
+    for each in counted:
+        precision, size = PRECISIONS.get(next(given), ("fp32", 4))
+        shapes = [next(given) for _ in range(each.asked)]
+        if each.weight is not None:
+            shapes.insert(-1, each.weight)
+        operations, weights = each.rule(*shapes)
+        arithmetic.operations[precision] += operations
+        arithmetic.by_operator[each.kind] += operations
+        arithmetic.weight_bytes += weights * size
+    return arithmetic
+
+
+def _ask(graph: Graph, arithmetic: Arithmetic) -> Iterator[_Counted]:
+    """Make `graph` give the dtype and the sizes of every product in it; what cannot be counted goes into `arithmetic`."""
+    top = list(graph.nodes())
+    for node in top:
+        found = next(((positions, rule) for names, positions, rule in RULES if re.fullmatch(names, node.kind())), None)
+        weight = _packed_weight(node)
+        if found is None or weight == ():
+            arithmetic.uncounted.update([node.kind()] if _has_product(node.kind()) else [])
+        else:
+            positions, rule = found
+            tensors = [*(node.inputsAt(i) for i in positions), node.outputsAt(0)]
+            _give(graph, node, "prim::dtype", tensors[0], torch._C.IntType.get())
+            for tensor in tensors:
+                _give(graph, node, "aten::size", tensor, torch._C.ListType.ofInts())
+            yield _Counted(node.kind(), rule, len(tensors), weight if rule in (_convolution, _transposed) else None)
+        arithmetic.uncounted.update(kind for block in node.blocks() for kind in _kinds(block) if _has_product(kind))
+
+
+def _give(graph: Graph, node: Node, kind: str, tensor: Value, result: Any) -> None:
+    """One more output: what `kind` says of `tensor`, right after `node`, so that the tensor itself need not be kept."""
+    new = graph.create(kind, [tensor], 1)
+    new.insertAfter(node)
+    new.output().setType(result)
+    graph.registerOutput(new.output())
+
+
+def _packed_weight(node: Node) -> Shape | None:
+    """The sizes of the weight in a node's packed context; None without such a context, () if it is made in the graph."""
+    for value in node.inputs():
+        if str(value.type()).endswith("ConvolutionOpContext") or str(value.type()).endswith("ConvTransposeOpContext"):
+            context = value.toIValue()
+            # A context's state is what it was packed from: weight, bias, strides and so on; and its class.
+            return () if context is None else tuple(context.__getstate__()[0][0].shape)
+    return None
+
+
+def _has_product(kind: str) -> bool:
+    return bool((kind in HEAVY or re.match(_FUSED, kind)) and not re.fullmatch(_NO_PRODUCT, kind))
+
+
+def _kinds(block: Any) -> Iterator[str]:
+    for node in block.nodes():
+        yield node.kind()
+        for inner in node.blocks():
+            yield from _kinds(inner)
