@@ -52,8 +52,8 @@ RULES: list[tuple[str, tuple[int, ...], Rule]] = [
     (r"onednn::qlinear_pointwise", (0,), _linear),
     (r"ipex_prepack::convolution(_(?!bottleneck)\w+)?_run", (0,), _convolution),
     (r"ipex_prepack::conv_transpose(_\w+)?_run", (0,), _transposed),
-    (r"aten::conv[123]d|aten::mkldnn_convolution|aten::_convolution_mode", (0, 1), _convolution),
-    (r"aten::conv_transpose[123]d", (0, 1), _transposed),
+    (r"aten::(conv[123]d|mkldnn_convolution|_convolution_mode|_?convolution)", (0, 1), _convolution),
+    (r"aten::conv_transpose[123]d|aten::_?convolution transposed", (0, 1), _transposed),
     (r"aten::(matmul|mm|bmm|mv|dot|inner)|ipex::matmul(_\w+)?", (0,), _product),
     (r"aten::(addmm|addmv|baddbmm)|ipex::bmm_add", (1,), _product),
     (r"ipex::(\w+_)?mha_scores_calc(_v2)?", (0,), _product),
@@ -61,6 +61,8 @@ RULES: list[tuple[str, tuple[int, ...], Rule]] = [
 ]
 # Fused operators without a product, and what HEAVY lists beside products.
 _NO_PRODUCT = r"ipex::(add_layernorm|batch_norm|max_pool2d|maskedfill_softmax|RMSNorm|softmax_?|split_tensor)|aten::_?softmax"
+# The seventh input says whether they are transposed.
+_BOTH = ("aten::_convolution", "aten::convolution")
 _FUSED = r"(ipex|ipex_prepack|torch_ipex|onednn|mkldnn)::"
 
 
@@ -120,7 +122,8 @@ def _ask(graph: Graph, arithmetic: Arithmetic) -> Iterator[_Counted]:
     """Make `graph` give the dtype and the sizes of every product in it; what cannot be counted goes into `arithmetic`."""
     top = list(graph.nodes())
     for node in top:
-        found = next(((positions, rule) for names, positions, rule in RULES if re.fullmatch(names, node.kind())), None)
+        name = _name(node)
+        found = next(((positions, rule) for names, positions, rule in RULES if re.fullmatch(names, name)), None)
         weight = _packed_weight(node)
         if found is None or weight == ():
             arithmetic.uncounted.update([node.kind()] if _has_product(node.kind()) else [])
@@ -132,6 +135,12 @@ def _ask(graph: Graph, arithmetic: Arithmetic) -> Iterator[_Counted]:
                 _give(graph, node, "aten::size", tensor, torch._C.ListType.ofInts())
             yield _Counted(node.kind(), rule, len(tensors), weight if rule in (_convolution, _transposed) else None)
         arithmetic.uncounted.update(kind for block in node.blocks() for kind in _kinds(block) if _has_product(kind))
+
+
+def _name(node: Node) -> str:
+    """A node's kind; of the operator that is both a convolution and its transpose, which one it is."""
+    kind: str = node.kind()
+    return f"{kind} transposed" if kind in _BOTH and node.inputsAt(6).toIValue() else kind
 
 
 def _give(graph: Graph, node: Node, kind: str, tensor: Value, result: Any) -> None:
