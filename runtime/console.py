@@ -102,6 +102,9 @@ def bar(total: int | None, label: str = "answering") -> Iterator[Callable[..., N
                 return
             if not shown:
                 shown.append(stack.enter_context(click.progressbar(length=known, label=label, file=sys.stderr)))
-            shown[0].update(count)
+            if count and not shown[0].finished:
+                shown[0].update(count)
+                if shown[0].finished:
+                    stack.close()  # what is printed next begins a line
 
         yield advance
