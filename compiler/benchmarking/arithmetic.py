@@ -61,6 +61,8 @@ RULES: list[tuple[str, tuple[int, ...], Rule]] = [
 ]
 # Fused operators without a product, and what HEAVY lists beside products.
 _NO_PRODUCT = r"ipex::(add_layernorm|batch_norm|max_pool2d|maskedfill_softmax|RMSNorm|softmax_?|split_tensor)|aten::_?softmax"
+# What convolutions are packed into.
+_CONTEXTS = ("ConvolutionOpContext", "ConvTransposeOpContext")
 # The seventh input says whether they are transposed.
 _BOTH = ("aten::_convolution", "aten::convolution")
 _FUSED = r"(ipex|ipex_prepack|torch_ipex|onednn|mkldnn)::"
@@ -154,7 +156,7 @@ def _give(graph: Graph, node: Node, kind: str, tensor: Value, result: Any) -> No
 def _packed_weight(node: Node) -> Shape | None:
     """The sizes of the weight in a node's packed context; None without such a context, () if it is made in the graph."""
     for value in node.inputs():
-        if str(value.type()).endswith("ConvolutionOpContext") or str(value.type()).endswith("ConvTransposeOpContext"):
+        if str(value.type()).endswith(_CONTEXTS):
             context = value.toIValue()
             # A context's state is what it was packed from: weight, bias, strides and so on; and its class.
             return () if context is None else tuple(context.__getstate__()[0][0].shape)

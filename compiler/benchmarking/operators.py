@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,8 @@ SECONDS, LEAST_CALLS, MOST_CALLS = 1.0, 3, 20
 # What the interpreter needs between operators, and operators that record nothing.
 REST = "between operators"
 _CALL, _GRAPH = "cpuc::call", "forward"
+# What IPEX records some of its operators as: dil_add_layernorm is ipex::add_layernorm in the graph.
+_DIL = re.compile(r"^dil_")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def profile(call: Callable[[], object]) -> list[Operator]:
             continue
         seconds[REST] += event.self_cpu_time_total
         for child in event.cpu_children:
-            seconds[child.name] += child.cpu_time_total
-            calls[child.name] += 1
+            name = _DIL.sub("ipex::", child.name)
+            seconds[name] += child.cpu_time_total
+            calls[name] += 1
     total = seconds.total()
     return [Operator(name, calls[name] / count, s / count / 1e6, s / total) for name, s in seconds.most_common()]

@@ -61,25 +61,16 @@ def bench(
         ModelError: the original cannot be found or loaded.
         CpucError: the plot cannot be written, or matplotlib is not installed.
     """
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"--seconds is {seconds:g}, must be more than 0")
-    if revision is not None and against is None:
-        raise InputError("--revision is of the model to compare with, and there is none: give --against")
-    if plot is not None:
-        # Told before minutes of measurement; what draws is not imported without need.
-        from cpuc.compiler.benchmarking.plot import check_plot, draw
-
-        check_plot(Path(plot), force=force)
+    _check_options(seconds, against, revision, plot, force)
     opened = open_bundle(bundle)
-    manifest = opened.manifest
-    sizes = choose_sizes(manifest, _several(batch_size), _several(seq_len))
+    sizes = choose_sizes(opened.manifest, _several(batch_size), _several(seq_len))
     report("loading the artifact")
     engine = Engine(opened)
-    models = {ARTIFACT: Model(engine, load_task(manifest, opened.read))}
+    models = {ARTIFACT: Model(engine, load_task(opened.manifest, opened.read))}
     if against is not None:
         report("loading the original model")
-        models[ORIGINAL] = original_model(against, manifest.task, revision)
-        _check_alike(manifest, models[ORIGINAL].manifest)
+        models[ORIGINAL] = original_model(against, opened.manifest.task, revision)
+        _check_alike(opened.manifest, models[ORIGINAL].manifest)
     # Both import torch, which takes seconds.
     from cpuc.compiler.benchmarking.machine import describe_machine
     from cpuc.compiler.benchmarking.peak import measure_roofs
@@ -87,17 +78,33 @@ def bench(
     report("measuring the peak of this machine")
     roofs = measure_roofs()
     report("measuring the model")
-    inputs = [make_inputs(manifest, size) for size in sizes]
+    inputs = [make_inputs(opened.manifest, size) for size in sizes]
     calls = [{name: lambda model=model, each=each: model.raw(each) for name, model in models.items()} for each in inputs]
     times = take_turns(calls, seconds, progress)
     report("measuring the peak again")
     roofs = measure_roofs(roofs)
     report("profiling")
     results = [_result(engine, size, times[i], calls[i][ARTIFACT], inputs[i]) for i, size in enumerate(sizes)]
-    benchmark = Benchmark(manifest, describe_machine(), roofs, against, results)
+    benchmark = Benchmark(opened.manifest, describe_machine(), roofs, against, results)
     if plot is not None:
+        from cpuc.compiler.benchmarking.plot import draw
+
         draw(benchmark, Path(plot), force=force)
     return benchmark
+
+
+def _check_options(
+    seconds: float, against: str | None, revision: str | None, plot: str | os.PathLike[str] | None, force: bool
+) -> None:
+    """Raise what `bench` raises of options that need no model to be checked."""
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds is {seconds:g}, must be more than 0")
+    if revision is not None and against is None:
+        raise InputError("--revision is of the model to compare with, and there is none: give --against")
+    if plot is not None:
+        from cpuc.compiler.benchmarking.plot import check_plot
+
+        check_plot(Path(plot), force=force)
 
 
 def _several(sizes: int | Sequence[int]) -> Sequence[int]:
