@@ -30,6 +30,7 @@ class Ratio:
 
     medians: float
     lower: float
+    median: float
     upper: float
 
 
@@ -60,8 +61,8 @@ class Result:
     def ratio(self) -> Ratio | None:
         if self.original is None:
             return None
-        lower, upper = np.percentile(np.array(self.original) / np.array(self.seconds), [25, 75])
-        return Ratio(statistics.median(self.original) / self.median, float(lower), float(upper))
+        rounds = np.percentile(np.array(self.original) / np.array(self.seconds), [25, 50, 75])
+        return Ratio(statistics.median(self.original) / self.median, *map(float, rounds))
 
     def per_second(self, count: int) -> float:
         """The rate of something that each call does `count` times."""
@@ -156,7 +157,7 @@ class Benchmark:
         head = ["batch" if unit == "rows" else f"batch x {unit}", "rounds", "p50 ms", "p90", "p99", "items/s"]
         head += [] if unit == "rows" else [f"{unit}/s"]
         head += ["GFLOP", "GFLOP/s", "of peak", "of roof"]
-        head += [] if self.against is None else ["original ms", "speedup", "quartiles"]
+        head += [] if self.against is None else ["original ms", "speedup", "by round: quartiles"]
         lines = align([_size_row(result, self.roofs) for result in self.results], [head])
         if uncounted := self.results[0].arithmetic.uncounted:
             names = ", ".join(f"{name} {count}" for name, count in uncounted.items())
@@ -187,7 +188,7 @@ def _size_row(result: Result, roofs: Roofs) -> list[str]:
     if result.original is not None and result.ratio is not None:
         ratio = result.ratio
         row += [three_digits(1e3 * statistics.median(result.original)), f"{ratio.medians:.2f}"]
-        row.append(f"{ratio.lower:.2f}-{ratio.upper:.2f}")
+        row.append(f"{ratio.lower:.2f}  {ratio.median:.2f}  {ratio.upper:.2f}")
     return row
 
 
