@@ -38,7 +38,7 @@ ROUNDS = 15
 TOKENS, SAMPLES = 128, 48_000
 # What the tests' small sizes are in a base model.
 BASE = {128: 768, 512: 3072, 256: 512}
-LINEAR, CONVOLUTION = "LinearOpContext", "ConvolutionOpContext"
+LINEAR, XSMM, CONVOLUTION = "LinearOpContext", "tpp_linear", "ConvolutionOpContext"
 # Where these are left, something of the kind was not fused.
 LEFT = {
     "attention": ("aten::softmax", "aten::_softmax"),
@@ -131,7 +131,7 @@ def counts(graph: FusedGraph) -> dict[str, str]:
     values = [str(value.type()) for node in graph.program.graph.nodes() for value in node.inputs()]
     fused = {
         "attention": graph.fused.get("aten::scaled_dot_product_attention", 0),
-        "linear": sum(value.endswith(LINEAR) for value in values),
+        "linear": sum(value.endswith(LINEAR) for value in values) + sum(n for kind, n in graph.fused.items() if XSMM in kind),
         "convolution": sum(value.endswith(CONVOLUTION) for value in values),
     }
     left = {kind: sum(graph.unfused.get(operator, 0) for operator in LEFT[kind]) for kind in fused}

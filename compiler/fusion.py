@@ -16,6 +16,7 @@ from cpuc.compiler import rewrites
 from cpuc.compiler.capture import Inputs, to_tensors
 from cpuc.compiler.flash import use_flash
 from cpuc.compiler.quantization import Quantized, calling, lower, package
+from cpuc.compiler.rewrites.xsmm import use_xsmm
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
 from cpuc.runtime.manifest import Quantization
@@ -111,6 +112,7 @@ def fuse(
         graph = torch.jit.last_executed_optimized_graph().copy()
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
+    use_xsmm(graph, tensors)
     rewrites.finish(graph)
     _restore_chunks(graph)
     weights = lower(graph, quantized) if quantized else []

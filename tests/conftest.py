@@ -50,6 +50,12 @@ def attentions(operators: Mapping[str, int]) -> int:
     return sum(operators.get(name, 0) for name in (ATTENTION, KERNEL))
 
 
+def linear_layers(operators: Mapping[str, int]) -> int:
+    """How many of these are linear layers: libxsmm's, oneDNN's, or quantised ones."""
+    kinds = ("torch_ipex::tpp_linear", "ipex_prepack::linear", "onednn::qlinear")
+    return sum(n for name, n in operators.items() if name.startswith(kinds))
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The embedded question-answering model."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import attentions, coverage_rows, needs_avx512
+from conftest import attentions, coverage_rows, linear_layers, needs_avx512
 from tiny import make_model, new_model, random_tokens
 
 import cpuc
@@ -73,7 +73,7 @@ def test_fp32_equals_eager_on_shapes_it_was_not_traced_with(kind: str, tmp_path:
 
     fused = manifest.build.fused
     assert manifest.build.unfused == {}
-    assert sum(n for name, n in fused.items() if name.startswith("ipex_prepack::linear")) == linear_calls(eager)
+    assert linear_layers(fused) == linear_calls(eager)
     assert attentions(fused) == LAYERS
 
 
@@ -114,7 +114,7 @@ def test_all_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(kind: st
 
     assert graph.unfused == {}
     assert attentions(graph.fused) == ATTENTIONS.get(kind, LAYERS)
-    linear = sum(n for name, n in graph.fused.items() if name.startswith("ipex_prepack::linear"))
+    linear = linear_layers(graph.fused)
     assert linear == calls + MORE_LINEAR.get(kind, 0)
     count = ATTENTIONS.get(kind, LAYERS)
     assert coverage_rows()[kind]["attention"] == f"{count}/{count}"

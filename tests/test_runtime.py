@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT, here
+from conftest import ROOT, here, linear_layers
 
 import cpuc
 
@@ -82,7 +82,7 @@ def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_pat
             assert peak <= weights + 1.0e9
         assert min(ratios) <= 1.2, (length, ratios)
     assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
-    assert any(name.startswith(("ipex_prepack::linear", "onednn::qlinear")) for name in operators)
+    assert linear_layers(dict.fromkeys(operators, 1))
     kernel = (
         "aten::_scaled_dot_product_flash_attention_for_cpu" if precision.endswith("fp32") else "torch_ipex::flash_attention"
     )
@@ -122,7 +122,7 @@ print(statistics.median(a / b for a, b in pairs[2:]))
 def test_a_call_executes_the_stored_graph_and_compiles_nothing(fp32: Path) -> None:
     *_, modules, operators = fresh(fp32, 30)
     assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
-    assert any(name.startswith(("ipex_prepack::linear", "onednn::qlinear")) for name in operators)
+    assert linear_layers(dict.fromkeys(operators, 1))
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in operators
 
 

@@ -49,7 +49,7 @@ def _attention(query: Shape, key: Shape, value: Shape, y: Shape) -> tuple[int, i
 # Names of operators, the inputs whose sizes tell, and the rule; a packed weight's size comes after them.
 RULES: list[tuple[str, tuple[int, ...], Rule]] = [
     (r"ipex_prepack::(linear|mkl_sgemm)(_\w+)?_run|ipex::linear_swish_customized|aten::linear", (0,), _linear),
-    (r"onednn::qlinear_pointwise", (0,), _linear),
+    (r"torch_ipex::tpp_linear(_\w+)?|onednn::qlinear_pointwise", (0,), _linear),
     (r"ipex_prepack::convolution(_(?!bottleneck)\w+)?_run", (0,), _convolution),
     (r"ipex_prepack::conv_transpose(_\w+)?_run", (0,), _transposed),
     (r"aten::(conv[123]d|mkldnn_convolution|_convolution_mode|_?convolution)", (0, 1), _convolution),

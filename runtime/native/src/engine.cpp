@@ -12,6 +12,8 @@
 #include <array>
 #include <cstdlib>
 #include <mutex>
+#include <set>
+#include <shared_mutex>
 
 #include "cpuc.h"
 #include "text.h"
@@ -91,12 +93,25 @@ class Reader final : public caffe2::serialize::ReadAdapterInterface {
   const WeightMemory& memory_;
 };
 
+// libxsmm's kernels are made when a shape is met for the first time, and IPEX keeps them, for the whole process, in tables that have no
+// lock. Whoever finds all that it needs there may go with others.
+std::shared_mutex kernels;
+
 }  // namespace
 
 struct Model::Loaded {
   Manifest manifest;
   // forward() of a module is not const; calls do not change it, and may come from several threads.
   mutable torch::jit::Module module;
+
+  Loaded(Manifest read, torch::jit::Module made) : manifest(std::move(read)), module(std::move(made)) {}
+  mutable std::mutex guard;
+  mutable std::set<std::vector<std::vector<int64_t>>> met;  // the shapes of the inputs of finished calls
+
+  bool knows(const std::vector<std::vector<int64_t>>& shapes) const {
+    const std::lock_guard lock(guard);
+    return met.count(shapes) != 0;
+  }
 };
 
 Model::Model(std::unique_ptr<Loaded> loaded) : loaded_(std::move(loaded)) {}
@@ -117,7 +132,7 @@ Model Model::load(const Bundle& bundle, Checks checks) {
   checks.graph.get();
   try {
     const WeightMemory memory(*bundle.file);
-    auto loaded = std::make_unique<Loaded>(Loaded{bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU)});
+    auto loaded = std::make_unique<Loaded>(bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU));
     memory.detach();
     checks.weights.get();
     return Model(std::move(loaded));
@@ -139,7 +154,19 @@ const Manifest& Model::manifest() const { return loaded_->manifest; }
 Tensors Model::run(const Tensors& inputs) const {
   check_inputs(loaded_->manifest, inputs);
   std::vector<c10::IValue> arguments;
-  for (const TensorSpec& spec : loaded_->manifest.inputs) arguments.emplace_back(inputs.at(spec.name));
+  std::vector<std::vector<int64_t>> shapes;
+  for (const TensorSpec& spec : loaded_->manifest.inputs) {
+    const at::Tensor& tensor = inputs.at(spec.name);
+    arguments.emplace_back(tensor);
+    shapes.push_back(tensor.sizes().vec());
+  }
+  std::shared_lock together(kernels, std::defer_lock);
+  std::unique_lock alone(kernels, std::defer_lock);
+  if (loaded_->knows(shapes)) {
+    together.lock();
+  } else {
+    alone.lock();
+  }
   // The graph is fused already: the executor would only profile and optimise it again. The flag belongs to the thread.
   const bool optimizes = torch::jit::getGraphExecutorOptimize();
   torch::jit::setGraphExecutorOptimize(false);
@@ -152,6 +179,10 @@ Tensors Model::run(const Tensors& inputs) const {
     throw;
   }
   torch::jit::setGraphExecutorOptimize(optimizes);
+  {
+    const std::lock_guard lock(loaded_->guard);
+    loaded_->met.insert(std::move(shapes));
+  }
   const auto& values = result.toTupleRef().elements();
   Tensors outputs;
   for (size_t i = 0; i < loaded_->manifest.outputs.size(); ++i) outputs[loaded_->manifest.outputs[i].name] = values.at(i).toTensor();

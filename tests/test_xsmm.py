@@ -1,0 +1,116 @@
+"""Linear layers on libxsmm's kernels, through what a compile makes of small modules."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import linear_layers
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from cpuc.compiler.fusion import FusedGraph, fuse
+
+ROWS = (1, 2, 31, 63, 64, 65, 130, 256, 257, 300, 513)
+XSMM = "torch_ipex::tpp_linear"
+
+
+class Layers(nn.Module):
+    """A layer of 96 features to 64, and what is done with its result."""
+
+    def __init__(self, after: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], bias: bool = True) -> None:
+        super().__init__()
+        self.layer, self.after = nn.Linear(96, 64, bias=bias), after
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        # Sums with an input of the graph are not fused: it belongs to the caller.
+        return self.after(self.layer(x), other * 2)
+
+
+AFTER: dict[str, tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], str]] = {
+    "nothing": (lambda y, _: y, "_bias"),
+    "relu": (lambda y, _: F.relu(y), "_relu"),
+    "silu": (lambda y, _: F.silu(y), "_bias"),
+    "gelu": (lambda y, _: F.gelu(y), "_bias"),
+    "gelu tanh": (lambda y, _: F.gelu(y, approximate="tanh"), "_bias"),
+    "sum": (lambda y, other: y + other, "_add"),
+    "scaled sum": (lambda y, other: torch.add(y, other, alpha=3), "_add"),
+}
+
+
+def fused(module: nn.Module, *tensors: torch.Tensor) -> FusedGraph:
+    names = ["x", "other"][: len(tensors)]
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(module.eval(), tensors))
+    return fuse(traced, names, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
+
+
+def check(graph: FusedGraph, module: nn.Module, *tensors: torch.Tensor) -> None:
+    """The stored graph gives what eager gives, in float32's digits."""
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        torch.testing.assert_close(loaded(*tensors), module(*tensors), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", AFTER)
+def test_whatever_follows_at_every_number_of_rows(name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    after, suffix = AFTER[name]
+    module = Layers(after, bias)
+    graph = fused(module, torch.randn(3, 5, 96), torch.randn(3, 5, 64))
+    assert {kind: n for kind, n in graph.fused.items() if "linear" in kind} == {XSMM + suffix: 1}
+    for rows in ROWS:
+        check(graph, module, torch.randn(1, rows, 96), torch.randn(1, rows, 64))
+    check(graph, module, torch.randn(7, 41, 96), torch.randn(7, 41, 64))
+
+
+def test_inputs_need_not_be_contiguous() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(96, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.transpose(1, 2))
+
+    module = Turned()
+    graph = fused(module, torch.randn(2, 96, 7))
+    assert XSMM + "_bias" in graph.fused
+    check(graph, module, torch.randn(2, 96, 7))
+    check(graph, module, torch.randn(3, 96, 70))
+    check(graph, module, torch.randn(96, 5, 3).permute(1, 0, 2))
+
+
+def test_a_sum_with_another_shape_is_the_same_sum() -> None:
+    module = Layers(lambda y, other: y + other)
+    graph = fused(module, torch.randn(3, 5, 96), torch.randn(5, 64))
+    check(graph, module, torch.randn(2, 6, 96), torch.randn(6, 64))
+
+
+@pytest.mark.parametrize(("shape", "outputs"), [((2, 3, 5, 96), 64), ((2, 5, 96), 33), ((2, 5, 97), 64)])
+def test_other_axes_and_sizes_stay_with_onednn(shape: tuple[int, ...], outputs: int) -> None:
+    module = nn.Sequential(nn.Linear(shape[-1], outputs))
+    graph = fused(module, torch.randn(shape))
+    assert {kind: n for kind, n in graph.fused.items() if "linear" in kind} == {"ipex_prepack::linear_run": 1}
+    check(graph, module, torch.randn(4, *shape[1:]))
+
+
+def test_weights_that_layers_share_are_stored_once() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(256, 256)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(4):
+                x = torch.tanh(self.layer(x).sin())
+            return x
+
+    module = Shared()
+    graph = fused(module, torch.randn(2, 5, 256))
+    assert linear_layers(graph.fused) == graph.fused[XSMM + "_bias"] == 4
+    assert len(graph.saved()) < 1.2 * 256 * 257 * 4
+    check(graph, module, torch.randn(3, 6, 256))
