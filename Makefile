@@ -4,7 +4,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint coverage fuzz native clean
+.PHONY: demo test fast lint bench bench-quick coverage fuzz native clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cpuc compile examples/minilm-qa -o artifacts/model.pt --force
@@ -42,6 +42,21 @@ $(ORACLE)/.installed: $(VENV)/.installed-test
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$($(ORACLE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz_torch.pth"
 	touch $@
 
+# cpuc against other engines, docs/benchmarks; hours, or minutes for one model in float32. DATA is a SQuAD file. Nothing else should run meanwhile.
+PEERS := .venv-peers
+DATA ?=
+bench bench-quick: $(VENV)/.installed-bench $(PEERS)/.installed
+	$(BIN)/python benchmarks/compare.py --peers $(PEERS)/bin/python $(if $(DATA),--data $(DATA)) $(if $(filter bench-quick,$@),--quick --output build/bench/quick)
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	touch $@
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 # The table of what compiles, docs/coverage.md; nothing else should run meanwhile.
 coverage: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/coverage.py
@@ -61,4 +76,4 @@ native: $(VENV)/.installed
 	$(BIN)/python -c "from cpuc.compiler.native import main; main()" build/native
 
 clean:
-	rm -rf $(VENV) $(ORACLE) build artifacts/*.pt
+	rm -rf $(VENV) $(ORACLE) $(PEERS) build artifacts/*.pt

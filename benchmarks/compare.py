@@ -1,0 +1,251 @@
+"""cpuc against what a user would pick instead: latency, start, memory and size, engine by engine.
+
+    python benchmarks/compare.py --peers .venv-peers/bin/python -o docs/benchmarks [--quick] [--data xquad-en-dev.json]
+
+Every engine is a process of its own, which is stopped (SIGSTOP) while another one is timed, so that no idle thread spins.
+In each round every engine wakes up with one call that does not count, and then makes the same calls with the same inputs; what
+is compared is the median over the rounds, and the ratios round by round. Outputs have to agree with eager's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from engines import ENGINES, OWN
+from models import IMAGE_CASES, MIXED, MODELS, REAL_TEXT, TEXT_CASES, make_cases, make_model
+from report import write_report
+
+HERE = Path(__file__).resolve().parent
+# How far outputs may be from eager's, as a part of their size.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.5}
+ROUNDS, SECONDS = {True: 5, False: 9}, 0.4
+
+
+@dataclass
+class Process:
+    """A worker, stopped unless it is asked something."""
+
+    name: str
+    command: list[str]
+    ready: dict[str, Any] = field(default_factory=dict)
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.ready = self._read()
+        self._signal(signal.SIGSTOP)
+
+    def ask(self, **wanted: Any) -> dict[str, Any]:
+        """The worker's answer; what went wrong with it is under "error"."""
+        if "error" in self.ready:
+            return {"error": self.ready["error"]}
+        self._signal(signal.SIGCONT)
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(wanted) + "\n")
+            self._process.stdin.flush()
+        answer = self._read()
+        self._signal(signal.SIGSTOP)
+        return answer
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if line:
+            return dict(json.loads(line))
+        self.ready = {"error": f"its process ended with {self._process.wait()}"}
+        return self.ready
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def command_of(engine: str, options: argparse.Namespace, source: Path, precision: str, cases: Path) -> list[str]:
+    python = sys.executable if engine in OWN else str(options.peers)
+    work = options.work / source.name / f"{engine.removesuffix('-static')}-{precision}"
+    return [python, str(HERE / "worker.py"), engine, str(source), precision, str(work), str(cases)]
+
+
+@contextlib.contextmanager
+def started(options: argparse.Namespace, source: Path, precision: str, cases: Path) -> Iterator[list[Process]]:
+    """A worker for each engine that has the precision; float32 in eager mode is always there, to compare outputs with."""
+    names = [name for name in options.engines if precision in ENGINES[name].precisions]
+    workers = [Process(name, command_of(name, options, source, precision, cases)) for name in names]
+    if "eager" not in names:
+        workers.insert(0, Process("eager fp32", command_of("eager", options, source, "fp32", cases)))
+    try:
+        for worker in workers:
+            progress(f"{source.name} {precision}: {worker.name}")
+            worker.start()
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def measure(workers: list[Process], case: str, precision: str, rounds: int, work: Path) -> dict[str, Any]:
+    """Of each engine the median of a call in seconds, its rounds, or why there is none."""
+    cells: dict[str, Any] = {}
+    outputs: dict[str, np.ndarray] = {}
+    calls = {}
+    for worker in workers:
+        saved = work / "output.npy"
+        first = worker.ask(case=case, calls=1, save=str(saved))
+        if "error" in first:
+            cells[worker.name] = {"error": first["error"]}
+            continue
+        outputs[worker.name] = np.load(saved)
+        calls[worker.name] = max(1, min(20, int(SECONDS / first["seconds"][0])))
+        off = difference(outputs[worker.name], next(iter(outputs.values())), worker.ready["hidden"])
+        cells[worker.name] = {"difference": off}
+        if off is not None and off > TOLERANCE[precision]:
+            cells[worker.name] = {"error": f"its output is off by {off:.2g}"}
+    running = [worker for worker in workers if "error" not in cells[worker.name]]
+    rows: dict[str, list[float]] = {worker.name: [] for worker in running}
+    for number in range(rounds):
+        for worker in running[number % len(running) :] + running[: number % len(running)]:
+            answer = worker.ask(case=case, calls=calls[worker.name])
+            if "error" in answer:
+                cells[worker.name] = {"error": answer["error"]}
+            else:
+                rows[worker.name].append(statistics.median(answer["seconds"]))
+                cells[worker.name]["peak_bytes"] = answer["peak"]
+    for name, seconds in rows.items():
+        if "error" not in cells[name]:
+            cells[name] |= {"seconds": statistics.median(seconds), "rounds": seconds}
+    return cells
+
+
+def difference(output: np.ndarray, expected: np.ndarray, hidden: bool) -> float | None:
+    """The root mean square of the difference over that of what is expected; None where the two are not the same thing."""
+    if hidden or output.shape != expected.shape:
+        return None
+    return float(np.sqrt(np.mean((output - expected) ** 2) / np.mean(expected**2)))
+
+
+def measure_starts(options: argparse.Namespace, source: Path, precision: str, cases: Path, case: str) -> dict[str, Any]:
+    """From the start of a process to its first answer and end, seconds, and its peak memory; files are in the page cache."""
+    names = [name for name in options.engines if precision in ENGINES[name].precisions and not ENGINES[name].one_shape]
+    commands = {name: [*command_of(name, options, source, precision, cases), "once", case] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, int] = {}
+    for _ in range(ROUNDS[options.quick] + 1):
+        for name, command in commands.items():
+            begin = time.perf_counter()
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+            if done.returncode == 0:
+                seconds[name].append(time.perf_counter() - begin)
+                peaks[name] = json.loads(done.stdout)["peak"]
+    return {
+        name: {"seconds": statistics.median(each[1:]), "rounds": each[1:], "peak_bytes": peaks[name]}
+        for name, each in seconds.items()
+        if len(each) > 1
+    }
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole matrix; see `report` for what is made of it."""
+    result: dict[str, Any] = {"machine": machine(), "cells": [], "starts": [], "versions": {}}
+    for name in options.models:
+        source = make_model(name, options.work)
+        wanted = cases_of(options, source)
+        cases = options.work / f"{source.name}.npz"
+        for precision in options.precisions if wanted else []:
+            bundle = signature(options, source, wanted, cases)
+            with started(options, source, precision, cases) as workers:
+                for case in wanted:
+                    progress(f"{name} {precision} {case}")
+                    cells = measure(workers, case, precision, ROUNDS[options.quick], options.work)
+                    result["cells"].append({"model": name, "precision": precision, "case": case, "engines": cells})
+                for worker in workers:
+                    result["versions"] |= worker.ready.get("versions", {})
+                built = {worker.name: worker.ready for worker in workers}
+            starts = measure_starts(options, source, precision, cases, wanted[0]) if bundle else {}
+            result["starts"].append({"model": name, "precision": precision, "engines": starts, "built": built})
+    return result
+
+
+def cases_of(options: argparse.Namespace, source: Path) -> list[str]:
+    """What a model is measured on."""
+    if options.cases:
+        return list(options.cases)
+    if source.name == "minilm-qa":
+        return list(REAL_TEXT) if options.data else []
+    if task_of(source) == "image-classification":
+        return list(IMAGE_CASES)
+    return [*TEXT_CASES, *(() if options.quick else MIXED)]
+
+
+def task_of(source: Path) -> str:
+    """Images are classified, texts asked questions of."""
+    config = json.loads((source / "config.json").read_text())
+    return "image-classification" if "image_size" in config else "question-answering"
+
+
+def signature(options: argparse.Namespace, source: Path, wanted: list[str], cases: Path) -> Path:
+    """A float32 bundle, which tells what the inputs are; the cases are written beside it."""
+    bundle = options.work / source.name / "cpuc-fp32" / "model.pt"
+    if not bundle.exists():
+        import cpuc
+
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        cpuc.compile(str(source), bundle, task=task_of(source))
+    np.savez(cases, **make_cases(bundle, wanted, options.data))  # type: ignore[arg-type]
+    return bundle
+
+
+def machine() -> dict[str, Any]:
+    """What the figures are of."""
+    from cpuc.compiler.benchmarking.machine import describe_machine
+
+    return {**vars(describe_machine()), "system": platform.platform(), "date": time.strftime("%Y-%m-%d")}
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"{text} …", file=sys.stderr)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, default=Path(sys.executable), help="the Python that has the peers")
+    parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "bench", help="where models are built, and kept")
+    parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "docs" / "benchmarks")
+    parser.add_argument("--quick", action="store_true", help="bert-base in float32 only, fewer rounds")
+    parser.add_argument("--data", type=Path, help="a SQuAD file, for questions per second over real text")
+    parser.add_argument("--models", nargs="+", help=f"of {', '.join(MODELS)} and minilm-qa, or folders of models")
+    parser.add_argument("--precisions", nargs="+", choices=list(TOLERANCE))
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--cases", nargs="+", help="only these, rows by tokens (or pixels), such as 1x128")
+    options = parser.parse_args()
+    options.models = options.models or (["bert-base"] if options.quick else [*MODELS, "minilm-qa"])
+    options.precisions = options.precisions or (["fp32"] if options.quick else list(TOLERANCE))
+    for name in options.models:
+        if name not in (*MODELS, "minilm-qa") and not (Path(name) / "config.json").exists():
+            parser.error(f"--models: {name} is neither one of them nor a folder with a config.json")
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+if __name__ == "__main__":
+    given = parse()
+    write_report(compare(given), given.output)
