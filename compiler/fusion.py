@@ -15,8 +15,9 @@ import torch
 from cpuc.compiler import rewrites
 from cpuc.compiler.capture import Inputs, to_tensors
 from cpuc.compiler.flash import use_flash
+from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.quantization import Quantized, calling, lower, package
-from cpuc.compiler.rewrites.xsmm import use_xsmm
+from cpuc.compiler.xsmm import use_xsmm
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
 from cpuc.runtime.manifest import Quantization
@@ -101,9 +102,15 @@ def fuse(
     """
     load_ipex()
     found: list[Quantized] = []
-    rewrites.apply(frozen.graph, (lambda graph: found.append(quantize(graph))) if quantize else None)
-    quantized = found[0] if found else None
     tensors = to_tensors(example, names)
+
+    def before_packing(graph: Any) -> None:
+        narrow_last_layer(graph, tensors)
+        if quantize is not None:
+            found.append(quantize(graph))
+
+    rewrites.apply(frozen.graph, before_packing)
+    quantized = found[0] if found else None
     use_flash(frozen.graph, tensors)
     with calling(), torch.no_grad(), _profiling(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # IPEX announces the retirement of the pass that it runs

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from cpuc.compiler.quantization.layers import calling
 from cpuc.compiler.quantization.lower import lower
-from cpuc.compiler.quantization.observe import operands
+from cpuc.compiler.quantization.observe import operands, watch
 from cpuc.compiler.quantization.package import package
 from cpuc.compiler.quantization.quantize import Quantized, quantize
 
-__all__ = ["Quantized", "calling", "lower", "operands", "package", "quantize"]
+__all__ = ["Quantized", "calling", "lower", "operands", "package", "quantize", "watch"]

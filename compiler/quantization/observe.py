@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from cpuc.compiler.quantization.layers import Group, Network, as_function, calling
+from cpuc.compiler.quantization.layers import Group, Network, calling
 from cpuc.compiler.quantization.solve import Observation
-from cpuc.compiler.rewrites.rewrite import Graph
+from cpuc.compiler.rewrites.rewrite import Graph, Value
 from cpuc.runtime.errors import ModelError
 
 # Rows that are kept of each layer's input. More did not change what was chosen.
@@ -73,21 +73,34 @@ def observe(network: Network, batches: Sequence[Tensors]) -> dict[Group, Observa
     return seen
 
 
-def operands(graph: Graph, kind: str, positions: Sequence[int], batch: Tensors) -> list[list[torch.Tensor | None]]:
-    """What each node of `kind` is given at `positions` when the graph of a frozen module runs on `batch`.
+def watch(graph: Graph, pick: Callable[[Graph], Sequence[Value]], batch: Tensors) -> list[torch.Tensor]:
+    """The tensors that some values are when a graph runs on `batch`; `pick` finds the values in a copy of it.
 
-    None is None. The graph stays as it is.
+    The graph may be that of a frozen module, with the module as its first input. It stays as it is.
     """
     graph = graph.copy()
-    values = [[node.inputsAt(i) for i in positions] for node in graph.findAllNodes(kind)]
-    watched = [value for each in values for value in each if not value.node().mustBeNone()]
+    watched = pick(graph)
     if not watched:
-        return [[None for _ in each] for each in values]
+        return []
     for value in watched:
         graph.registerOutput(value)
     graph.makeMultiOutputIntoTuple()
-    found = iter(run(as_function(graph), batch)[-len(watched) :])
-    return [[None if value.node().mustBeNone() else next(found) for value in each] for each in values]
+    if len(list(graph.inputs())) > len(batch):
+        graph.eraseInput(0)
+    return list(run(torch._C._create_function_from_graph("network", graph), batch)[-len(watched) :])
+
+
+def operands(graph: Graph, kind: str, positions: Sequence[int], batch: Tensors) -> list[list[torch.Tensor | None]]:
+    """What each node of `kind` is given at `positions` when the graph runs on `batch`; None is None."""
+
+    def values(graph: Graph) -> list[list[Value]]:
+        return [[node.inputsAt(i) for i in positions] for node in graph.findAllNodes(kind)]
+
+    def pick(graph: Graph) -> list[Value]:
+        return [value for each in values(graph) for value in each if not value.node().mustBeNone()]
+
+    found = iter(watch(graph, pick, batch))
+    return [[None if value.node().mustBeNone() else next(found) for value in each] for each in values(graph)]
 
 
 def run(function: Callable[..., tuple[torch.Tensor, ...]], batch: Tensors) -> tuple[torch.Tensor, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from cpuc.compiler.quantization import watch
 from cpuc.compiler.rewrites.matching import constant
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
@@ -48,28 +49,21 @@ def use_xsmm(graph: Graph, example: Sequence[torch.Tensor]) -> None:
         graph: what `rewrites` and IPEX's passes have left; its inputs are those of `example`.
         example: tensors to run it on once, for the number of axes that each layer's input has.
     """
-    layers = [node for node in graph.nodes() if node.kind() in _OPERATORS]
-    shapes = iter(_shapes(graph, example))
+    tensors = iter(
+        watch(graph, lambda graph: [v for node in _layers(graph) for v in (*_operands(node), node.output())], example)
+    )
     weights = _Weights(graph)
-    for node in layers:
-        _move(graph, node, [next(shapes) for _ in _operands(node)], next(shapes), weights)
+    for node in _layers(graph):
+        _move(graph, node, [next(tensors).shape for _ in _operands(node)], next(tensors).shape, weights)
     torch._C._jit_pass_dce(graph)
+
+
+def _layers(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes() if node.kind() in _OPERATORS]
 
 
 def _operands(node: Node) -> list[Value]:
     return [node.inputsAt(i) for i in range(2 if node.kind() == _ADD_RUN else 1)]
-
-
-def _shapes(graph: Graph, example: Sequence[torch.Tensor]) -> list[torch.Size]:
-    """The shapes, in a run on `example`, of each layer's operands and of its output, one layer after the other."""
-    seen = graph.copy()
-    for node in [node for node in seen.nodes() if node.kind() in _OPERATORS]:
-        for value in (*_operands(node), node.output()):
-            seen.registerOutput(value)
-    count = len(list(graph.outputs()))
-    seen.makeMultiOutputIntoTuple()
-    with torch.no_grad():
-        return [tensor.shape for tensor in torch._C._create_function_from_graph("forward", seen)(*example)[count:]]
 
 
 def _move(graph: Graph, node: Node, operands: list[torch.Size], output: torch.Size, weights: _Weights) -> None:
