@@ -280,10 +280,10 @@ def peak(program: Path, bundle: Path) -> int:
     return min(int(subprocess.run(command, input=ids, capture_output=True, text=True, check=True).stdout) for _ in range(3))
 
 
-def test_weights_are_not_in_memory_twice(program: Path, fp32: Path, tmp_path: Path) -> None:
+def test_memory_is_that_of_the_weights_and_of_the_libraries(program: Path, fp32: Path, tmp_path: Path) -> None:
     # The same members, but none of them at the beginning of a page, so that they are read.
     (tmp_path / "unaligned.pt").write_bytes(pack(unpack(fp32)))
     weights = fp32.stat().st_size
-    saved = peak(program, tmp_path / "unaligned.pt") - peak(program, fp32)
-    assert saved > weights / 4
-    assert peak(program, fp32) < weights + (350 << 20)
+    most = weights + (350 << 20)
+    assert peak(program, fp32) < most
+    assert peak(program, tmp_path / "unaligned.pt") < most
