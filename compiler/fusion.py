@@ -112,11 +112,7 @@ def fuse(
     rewrites.apply(frozen.graph, before_packing)
     quantized = found[0] if found else None
     use_flash(frozen.graph, tensors)
-    with calling(), torch.no_grad(), _profiling(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # IPEX announces the retirement of the pass that it runs
-        for _ in range(2):
-            frozen(*tensors)
-        graph = torch.jit.last_executed_optimized_graph().copy()
+    graph = _executed(frozen, tensors)
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
     use_xsmm(graph, tensors)
@@ -135,6 +131,15 @@ def fuse(
         unfused={kind: n for kind, n in sorted(kinds.items()) if _is_unfused(kind)},
         quantization=quantized.summary if quantized else None,
     )
+
+
+def _executed(frozen: torch.jit.ScriptModule, tensors: Sequence[torch.Tensor]) -> Any:
+    """A copy of the graph that the JIT executes once IPEX's passes have seen a profiled call."""
+    with calling(), torch.no_grad(), _profiling(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # IPEX announces the retirement of the pass that it runs
+        for _ in range(2):
+            frozen(*tensors)
+        return torch.jit.last_executed_optimized_graph().copy()
 
 
 def _is_unfused(kind: str) -> bool:
