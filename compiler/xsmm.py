@@ -1,8 +1,11 @@
 """Linear layers on libxsmm's kernels, which IPEX carries as ``torch_ipex::tpp_linear…``.
 
 They read weights in blocks, which are stored so: nothing is packed when an artifact is loaded, and a number of rows that was
-not met before costs less. The layout is the one of IPEX's ``BlockedParameter`` for float32
-(intel_extension_for_pytorch/cpu/tpp/utils/blocked_layout.py): [outputs / 32, inputs / 32, 32 inputs, 32 outputs].
+not met before costs less. The layouts are those of IPEX's ``BlockedParameter``
+(intel_extension_for_pytorch/cpu/tpp/utils/blocked_layout.py), for blocks of n outputs and k inputs:
+
+    float32     [outputs / n, inputs / k, k, n]
+    bfloat16    [outputs / n, inputs / k, k / 2, n, 2]
 
 The kernels want contiguous inputs of two or three axes, which they don't check.
 """
@@ -18,27 +21,44 @@ import torch
 from cpuc.compiler.quantization import watch
 from cpuc.compiler.rewrites.matching import constant
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+from cpuc.runtime.engine import cpu_offers
 
-# Blocks of 32 outputs keep up with oneDNN or lead at every number of rows from 8 to 1024 with AVX2 (BERT-base's layers: 1.05 to
-# 1.6 times as fast); those of 16, 48 and 64 fall behind above 200 rows.
-_OUTPUTS = 32
-_INPUTS = (32, 64, 48, 24, 16)
+# Sizes of blocks, the first that divides a layer's: of float32 with AVX2, float32 with AVX-512, and bfloat16. With AVX2
+# blocks of 32 outputs made BERT-base's layers 1.05 to 1.6 times as fast as oneDNN's, at 16 to 1024 rows; others fell behind
+# above 200. With AVX-512 (EPYC, Zen 4) the whole of BERT-base in float32 is, against blocks of 32, 1.06 times as fast with
+# those of 48 at 16 tokens and 1.08 at 128, with those of 64 0.93 and 1.05; in bfloat16 layers are 1.04 to 1.65 times as fast
+# with 64 as oneDNN's. Of bfloat16, IPEX copies blocks of 32 outputs or fewer in every call.
+_NARROW = ((32,), (32, 64, 48, 24, 16))
+_WIDE = ((48, 64, 32), (64, 32, 48, 24, 16))
+_BRAIN = ((64, 48), (64, 32, 48, 16))
 
 _ADD_RUN = "ipex_prepack::linear_add_run"
+_BIAS, _RELU, _ADD, _GELU, _GELU_TANH, _SILU = (
+    f"torch_ipex::tpp_linear_{name}" for name in ("bias", "relu", "add", "gelu", "gelu_tanh", "silu")
+)
 # The operator for a layer and what was fused into it, and one to follow it. libxsmm's own GELU and SiLU are approximations that
-# are off by 4e-5; torch's in its place cost 3 % of BERT-base.
-_OPERATORS: dict[str, tuple[str, str | None]] = {
-    "ipex_prepack::linear_run": ("torch_ipex::tpp_linear_bias", None),
-    "ipex_prepack::linear_relu_run": ("torch_ipex::tpp_linear_relu", None),
-    "ipex_prepack::linear_gelu_run": ("torch_ipex::tpp_linear_bias", "aten::gelu_"),
-    "ipex_prepack::linear_swish_run": ("torch_ipex::tpp_linear_bias", "aten::silu_"),
-    _ADD_RUN: ("torch_ipex::tpp_linear_add", None),
+# are off by 4e-5, which bfloat16 does not show; in float32, torch's in their place cost 3 % of BERT-base.
+_OPERATORS: dict[torch.dtype, dict[str, tuple[str, str | None]]] = {
+    torch.float32: {
+        "ipex_prepack::linear_run": (_BIAS, None),
+        "ipex_prepack::linear_relu_run": (_RELU, None),
+        "ipex_prepack::linear_gelu_run": (_BIAS, "aten::gelu_"),
+        "ipex_prepack::linear_swish_run": (_BIAS, "aten::silu_"),
+        _ADD_RUN: (_ADD, None),
+    },
+    torch.bfloat16: {
+        "ipex_prepack::linear_run": (_BIAS, None),
+        "ipex_prepack::linear_relu_run": (_RELU, None),
+        "ipex_prepack::linear_gelu_run": (_GELU, None),
+        "ipex_prepack::linear_swish_run": (_SILU, None),
+        _ADD_RUN: (_ADD, None),
+    },
 }
 _CONTIGUOUS = (
     "aten::contiguous",
     "aten::gelu_",
     "aten::silu_",
-    *(operator for operator, _ in _OPERATORS.values()),
+    *(_BIAS, _RELU, _ADD, _GELU, _GELU_TANH, _SILU),
 )
 
 
@@ -59,7 +79,7 @@ def use_xsmm(graph: Graph, example: Sequence[torch.Tensor]) -> None:
 
 
 def _layers(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes() if node.kind() in _OPERATORS]
+    return [node for node in graph.nodes() if node.kind() in _OPERATORS[torch.float32]]
 
 
 def _operands(node: Node) -> list[Value]:
@@ -67,7 +87,6 @@ def _operands(node: Node) -> list[Value]:
 
 
 def _move(graph: Graph, node: Node, operands: list[torch.Size], output: torch.Size, weights: _Weights) -> None:
-    operator, after = _OPERATORS[node.kind()]
     factor = constant(node, 2) if node.kind() == _ADD_RUN else None
     if len(output) not in (2, 3) or any(shape != output for shape in operands[1:]):
         return
@@ -75,12 +94,16 @@ def _move(graph: Graph, node: Node, operands: list[torch.Size], output: torch.Si
         stored = weights.insert(node.inputsAt(node.inputsSize() - 1).toIValue())
         if stored is None:
             return
-        arguments = [*(_contiguous(graph, value) for value in _operands(node)), *stored]
+        dtype, *parameters = stored
+        operator, after = _OPERATORS[dtype][node.kind()]
+        options = [node.inputsAt(i) for i in range(1, node.inputsSize() - 1)]
+        if operator == _GELU and options[0].toIValue() == "tanh":
+            operator = _GELU_TANH
+        arguments = [*(_contiguous(graph, value) for value in _operands(node)), *parameters]
         if node.kind() == _ADD_RUN:
             arguments.append(graph.insertConstant(1.0 if factor is None else float(factor)))
         made = graph.insertNode(graph.create(operator, [*arguments, graph.insertConstant(None)], 1)).output()
         if after is not None:
-            options = [node.inputsAt(i) for i in range(1, node.inputsSize() - 1)]
             made = graph.insertNode(graph.create(after, [made, *options], 1)).output()
     node.output().replaceAllUsesWith(made)
     node.destroy()
@@ -100,15 +123,35 @@ class _Weights:
         self._graph = graph
         self._blocked: dict[bytes, torch.Tensor] = {}
 
-    def insert(self, context: Any) -> tuple[Value, Value] | None:
-        """Constants for a packed layer's weights and bias; None if no kernel takes them."""
+    def insert(self, context: Any) -> tuple[torch.dtype, Value, Value] | None:
+        """The dtype of a packed layer's weights, and constants for them and the bias; None if no kernel takes them."""
         weight, bias, _ = context._get_method("__getstate__")()
-        block = next((size for size in _INPUTS if weight.shape[1] % size == 0), None)
-        if weight.dtype != torch.float32 or weight.shape[0] % _OUTPUTS or block is None:
+        outputs, inputs = (_divisor(size, sizes) for size, sizes in zip(weight.shape, _blocks(weight.dtype), strict=True))
+        if not outputs or not inputs:
             return None
-        digest = hashlib.sha256(weight.contiguous().numpy().tobytes()).digest()
+        digest = hashlib.sha256(weight.contiguous().view(torch.uint8).numpy().tobytes()).digest()
         if digest not in self._blocked:
-            split = weight.reshape(weight.shape[0] // _OUTPUTS, _OUTPUTS, weight.shape[1] // block, block)
-            self._blocked[digest] = split.permute(0, 2, 3, 1).contiguous()
-        start = torch.empty(0) if bias is None else bias
-        return self._graph.insertConstant(self._blocked[digest]), self._graph.insertConstant(start)
+            self._blocked[digest] = _in_blocks(weight, outputs, inputs)
+        start = torch.empty(0, dtype=weight.dtype) if bias is None else bias.to(weight.dtype)
+        return weight.dtype, self._graph.insertConstant(self._blocked[digest]), self._graph.insertConstant(start)
+
+
+def _blocks(dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of blocks of outputs and of inputs, for this CPU; none where oneDNN's kernels are better."""
+    if dtype == torch.float32:
+        return _WIDE if cpu_offers("AVX512") else _NARROW
+    # libxsmm emulates what a CPU without these instructions lacks, at half of oneDNN's speed.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return _BRAIN if dtype == torch.bfloat16 and native else ((), ())
+
+
+def _divisor(size: int, sizes: tuple[int, ...]) -> int | None:
+    return next((each for each in sizes if size % each == 0), None)
+
+
+def _in_blocks(weight: torch.Tensor, outputs: int, inputs: int) -> torch.Tensor:
+    split: torch.Tensor = weight.reshape(weight.shape[0] // outputs, outputs, weight.shape[1] // inputs, inputs)
+    if weight.dtype == torch.float32:
+        return split.permute(0, 2, 3, 1).contiguous()
+    pairs: torch.Tensor = split.unflatten(3, (inputs // 2, 2))
+    return pairs.permute(0, 2, 3, 1, 4).contiguous()
