@@ -11,6 +11,7 @@ import numpy as np
 from cpuc.runtime.bundle import open_bundle
 from cpuc.runtime.engine import Engine
 from cpuc.runtime.manifest import LARGEST_SIZE, Manifest, TensorSpec
+from cpuc.runtime.streams import Streams
 from cpuc.runtime.tasks import Row, Task, load_task
 
 # Sizes of the free axis in the runs that prepare a loaded artifact, as far as its bounds allow.
@@ -31,9 +32,10 @@ class Runner(Protocol):
 class Model:
     """What `load` returns. Calling it answers records; `raw` runs named arrays."""
 
-    def __init__(self, engine: Runner, task: Task) -> None:
+    def __init__(self, engine: Runner, task: Task, streams: Streams | None = None) -> None:
         self.manifest: Manifest = engine.manifest
-        self._engine = engine
+        self._streams = streams
+        self._run = engine.run if streams is None else streams.run
         self._task = task
         # Without a mask the graph cannot tell padding from values: rows of different sizes stay apart.
         self._mixes = any(spec.name == "attention_mask" for spec in self.manifest.inputs)
@@ -79,8 +81,9 @@ class Model:
         owner = [i for i, group in enumerate(encoded) for _ in group]
         missing = [len(group) for group in encoded]
         outputs: list[dict[str, np.ndarray]] = [{}] * len(rows)
-        for batch in batches([row.length for row in rows], self._task.batch_budget, mixed=self._mixes):
-            for index, output in zip(batch, self._run([rows[i] for i in batch]), strict=True):
+        groups = list(batches([row.length for row in rows], self._budget(rows), mixed=self._mixes))
+        for batch, made in zip(groups, self._run_all([[rows[i] for i in batch] for batch in groups]), strict=True):
+            for index, output in zip(batch, made, strict=True):
                 outputs[index] = output
                 missing[owner[index]] -= 1
                 if progress is not None and missing[owner[index]] == 0:
@@ -92,10 +95,18 @@ class Model:
             start += len(group)
         return answers
 
-    def _run(self, rows: list[Row]) -> list[dict[str, np.ndarray]]:
-        """The outputs of each row, without padding."""
+    def _budget(self, rows: list[Row]) -> int:
+        """Of a batch; less than the task's where every stream would not have one."""
+        most = self._task.batch_budget
+        return most if self._streams is None else min(most, -(-sum(row.length for row in rows) // self._streams.count))
+
+    def _run_all(self, groups: list[list[Row]]) -> Iterator[list[dict[str, np.ndarray]]]:
+        """The outputs of each row of each batch, without padding."""
         side = self._task.padding_side
-        return cut_rows(rows, self.manifest.outputs, self.raw(pad_rows(rows, self.manifest.inputs, side)), side)
+        padded = (pad_rows(rows, self.manifest.inputs, side) for rows in groups)
+        made = map(self._run, padded) if self._streams is None else self._streams.map(padded)
+        for rows, outputs in zip(groups, made, strict=True):
+            yield cut_rows(rows, self.manifest.outputs, outputs, side)
 
     def warm_up(self) -> None:
         """Run a row of each usual size, so that threads, buffers and kernels exist before the first request.
@@ -106,14 +117,15 @@ class Model:
         largest = self.manifest.axes[free].maximum or LARGEST_SIZE
         for size in WARM_UP.get(free, (1,)):
             sizes = {free: min(size, largest)}
-            self.raw(pad_rows([self._task.warm_up()], self.manifest.inputs, self._task.padding_side, sizes))
+            inputs = pad_rows([self._task.warm_up()], self.manifest.inputs, self._task.padding_side, sizes)
+            list(map(self._run, [inputs]) if self._streams is None else self._streams.everywhere(inputs))
 
     def raw(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph on named arrays of the manifest's signature; returns its outputs by name.
 
         Raises InputError naming the array whose name, dtype, shape or values do not fit.
         """
-        return self._engine.run(inputs)
+        return self._run(inputs)
 
 
 def load(
@@ -122,6 +134,7 @@ def load(
     trust: str | os.PathLike[str] | None = None,
     check_digests: bool = True,
     warm_up: bool = True,
+    streams: int = 1,
 ) -> Model:
     """Load a bundle that ``cpuc compile`` wrote.
 
@@ -131,14 +144,17 @@ def load(
         check_digests: compare every member with the manifest's SHA-256 before it is used.
         warm_up: run rows of usual lengths before returning, so that the first request is as fast as the others. A program that
             answers one request and ends does better without.
+        streams: how many batches run side by side, each on its own share of the CPUs that this process may use: more than one
+            answers lists of records, and requests of several threads, sooner, and each single one later.
 
     Raises:
         BundleError: no such file, no bundle, damaged, not signed as it must be, or made for other versions or another CPU.
-        InputError: a key that cannot be read, or one without the digests that it signs.
+        InputError: a key that cannot be read, or one without the digests that it signs; more streams than CPUs.
     """
     bundle = open_bundle(path, trust=trust)
     task = load_task(bundle.manifest, bundle.read)
-    model = Model(Engine(bundle, check_digests=check_digests), task)
+    engine = Engine(bundle, check_digests=check_digests)
+    model = Model(engine, task, Streams(engine, streams) if streams != 1 else None)
     if warm_up:
         model.warm_up()
     return model
