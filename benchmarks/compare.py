@@ -163,25 +163,46 @@ def measure_starts(options: argparse.Namespace, source: Path, precision: str, ca
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole matrix; see `report` for what is made of it."""
-    result: dict[str, Any] = {"machine": machine(), "cells": [], "starts": [], "versions": {}}
+    """The whole matrix, written whenever a model is done at a precision; see `report` for what is made of it."""
+    result = known(options)
     for name in options.models:
         source = make_model(name, options.work)
         wanted = cases_of(options, source)
         cases = options.work / f"{source.name}.npz"
         for precision in options.precisions if wanted else []:
+            progress(f"{name} {precision}")
             bundle = signature(options, source, wanted, cases)
             with started(options, source, precision, cases) as workers:
                 for case in wanted:
                     progress(f"{name} {precision} {case}")
                     cells = measure(workers, case, precision, ROUNDS[options.quick], options.work)
-                    result["cells"].append({"model": name, "precision": precision, "case": case, "engines": cells})
+                    put(result["cells"], {"model": name, "precision": precision, "case": case, "engines": cells})
                 for worker in workers:
                     result["versions"] |= worker.ready.get("versions", {})
                 built = {worker.name: worker.ready for worker in workers}
             starts = measure_starts(options, source, precision, cases, wanted[0]) if bundle else {}
-            result["starts"].append({"model": name, "precision": precision, "engines": starts, "built": built})
+            put(result["starts"], {"model": name, "precision": precision, "engines": starts, "built": built})
+            write_report(result, options.output)
     return result
+
+
+def known(options: argparse.Namespace) -> dict[str, Any]:
+    """What was measured before, with `--add`, on a machine like this one."""
+    here = machine()
+    if options.add and (options.output / "results.json").exists():
+        result: dict[str, Any] = json.loads((options.output / "results.json").read_text())
+        if result["machine"]["cpu"] == here["cpu"]:
+            return result
+    return {"machine": here, "cells": [], "starts": [], "versions": {}}
+
+
+def put(entries: list[dict[str, Any]], entry: dict[str, Any]) -> None:
+    """Add `entry`, in the place of the one that it repeats."""
+
+    def key(each: dict[str, Any]) -> tuple[Any, ...]:
+        return each["model"], each["precision"], each.get("case")
+
+    entries[:] = [each for each in entries if key(each) != key(entry)] + [entry]
 
 
 def cases_of(options: argparse.Namespace, source: Path) -> list[str]:
@@ -230,6 +251,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, default=Path(sys.executable), help="the Python that has the peers")
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "bench", help="where models are built, and kept")
     parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "docs" / "benchmarks")
+    parser.add_argument("--add", action="store_true", help="keep what the output folder has of other cells")
     parser.add_argument("--quick", action="store_true", help="bert-base in float32 only, fewer rounds")
     parser.add_argument("--data", type=Path, help="a SQuAD file, for questions per second over real text")
     parser.add_argument("--models", nargs="+", help=f"of {', '.join(MODELS)} and minilm-qa, or folders of models")
@@ -248,4 +270,4 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = parse()
-    write_report(compare(given), given.output)
+    compare(given)
