@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 
@@ -114,3 +115,33 @@ def test_weights_that_layers_share_are_stored_once() -> None:
     assert linear_layers(graph.fused) == graph.fused[XSMM + "_bias"] == 4
     assert len(graph.saved()) < 1.2 * 256 * 257 * 4
     check(graph, module, torch.randn(3, 6, 256))
+
+
+class Brain(nn.Module):
+    """`module` in bfloat16, between float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.bfloat16()
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return self.module(x.bfloat16(), other.bfloat16()).float()
+
+
+BRAIN = {**{name: suffix for name, (_, suffix) in AFTER.items()}, "gelu": "_gelu", "gelu tanh": "_gelu_tanh", "silu": "_silu"}
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs a CPU with bfloat16 instructions")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", BRAIN)
+def test_bfloat16_at_every_number_of_rows(name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    module = Layers(AFTER[name][0], bias)
+    original = copy.deepcopy(module)
+    graph = fused(Brain(module), torch.randn(3, 5, 96), torch.randn(3, 5, 64))
+    assert {kind: n for kind, n in graph.fused.items() if "linear" in kind} == {XSMM + BRAIN[name]: 1}
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+    for rows in ROWS:
+        x, other = torch.randn(1, rows, 96), torch.randn(1, rows, 64)
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            torch.testing.assert_close(loaded(x, other), original(x, other), rtol=0.02, atol=0.02)
