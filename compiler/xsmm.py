@@ -25,8 +25,8 @@ from cpuc.runtime.engine import cpu_offers
 
 # Sizes of blocks, the first that divides a layer's: of float32 with AVX2, float32 with AVX-512, and bfloat16. With AVX2
 # blocks of 32 outputs made BERT-base's layers 1.05 to 1.6 times as fast as oneDNN's, at 16 to 1024 rows; others fell behind
-# above 200. With AVX-512 (EPYC, Zen 4) the whole of BERT-base in float32 is, against blocks of 32, 1.06 times as fast with
-# those of 48 at 16 tokens and 1.08 at 128, with those of 64 0.93 and 1.05; in bfloat16 layers are 1.04 to 1.65 times as fast
+# above 200. With AVX-512 (EPYC, Zen 4) the whole of BERT-base in float32 is, against blocks of 32, 1.03 times as fast with
+# those of 48 at 16 tokens and 1.06 at 128, with those of 64 0.98 and 1.03; in bfloat16 layers are 1.04 to 1.65 times as fast
 # with 64 as oneDNN's. Of bfloat16, IPEX copies blocks of 32 outputs or fewer in every call.
 _NARROW = ((32,), (32, 64, 48, 24, 16))
 _WIDE = ((48, 64, 32), (64, 32, 48, 24, 16))
