@@ -36,7 +36,6 @@ class Streams:
         cpus = sorted(os.sched_getaffinity(0))
         if not 1 <= count <= len(cpus):
             raise InputError(f"streams is {count}, must be 1 to {len(cpus)}, the CPUs that this process may use")
-        self.manifest = engine.manifest
         self.count = count
         self._engine = engine
         # Neighbours share caches: a stream gets neighbours.
