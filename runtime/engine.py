@@ -55,7 +55,7 @@ class Engine:
         try:
             self.module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
         except RuntimeError as error:
-            raise BundleError(f"{bundle.path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
+            raise BundleError(f"{bundle.path}: {_reason(error)}") from error
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run the graph; `inputs` and the result are named as in the manifest's signature.
@@ -88,6 +88,16 @@ class Engine:
             except TypeError:
                 raise InputError(f"input {name!r} is {array.dtype}, which torch does not have") from None
         return {name: tensor.numpy() for name, tensor in self(tensors).items()}
+
+
+def _reason(error: RuntimeError) -> str:
+    """Why torch could not load a graph whose digests and CPU capability are right."""
+    if "could not create a primitive" in str(error):
+        return (
+            "oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
+            "or compile with another --precision"
+        )
+    return f"torch cannot load the graph: {str(error).splitlines()[0]}"
 
 
 class _Background:

@@ -144,6 +144,10 @@ Model Model::load(const Bundle& bundle, Checks checks) {
     checks.weights.get();  // damage explains more than what torch made of it
     const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
     const std::string message = of_torch == nullptr ? error.what() : of_torch->what_without_backtrace();
+    if (message.find("could not create a primitive") != std::string::npos) {
+      throw Error(Kind::bundle, bundle.file->path() + ": oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
+                                                      "or compile with another --precision");
+    }
     const size_t begin = std::min(message.find_first_not_of(" \n"), message.size());
     throw Error(Kind::bundle, bundle.file->path() + ": torch cannot load the graph: " + message.substr(begin, message.find('\n', begin) - begin));
   }
