@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cpuc.runtime.allocation import keep_freed_memory
 from cpuc.runtime.archive import reopened
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.errors import BundleError, InputError
@@ -48,6 +49,7 @@ class Engine:
         import torch  # takes seconds: the digests are checked meanwhile
 
         load_ipex()
+        keep_freed_memory()
         check_cpu(bundle)
         if check_digests:
             verified.result()

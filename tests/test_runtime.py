@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -50,6 +51,32 @@ def fresh(bundle: Path, length: int, calls: int = 1) -> tuple[list[float], int, 
     assert done.stderr == ""
     seconds, peak, modules, operators = json.loads(done.stdout)
     return seconds, peak, modules, operators
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+import cpuc
+model = cpuc.load(sys.argv[1])
+ids = np.full((16, 128), 1000, np.int64)
+inputs = {spec.name: ids if spec.name == "input_ids" else np.ones_like(ids) for spec in model.manifest.inputs}
+counts = []
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    model.raw(inputs)
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sorted(counts)[2])
+"""
+
+
+def test_memory_of_one_call_is_there_for_the_next(fp32: Path) -> None:
+    def faults(**environment: str) -> int:
+        command = [sys.executable, "-c", FAULTS, str(fp32)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment).stdout)
+
+    assert faults() < 1000
+    # Whoever sets the allocator's own variable decides: here every large tensor is made of new pages.
+    assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 10_000
 
 
 @pytest.fixture(scope="module")

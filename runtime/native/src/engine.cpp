@@ -2,6 +2,7 @@
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <dlfcn.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
@@ -48,6 +49,18 @@ void detect_cpu() {
   ::setenv("ATEN_CPU_CAPABILITY", avx512 ? "avx512" : "avx2", 1);
   at::get_cpu_capability();
   ::unsetenv("ATEN_CPU_CAPABILITY");
+}
+
+// Every call of a model frees what it allocated; by default glibc hands that back to the kernel, and the next call pays for each
+// page anew. The same limits as the Python runtime's, and as there the allocator's own variables come first.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  if (std::getenv("MALLOC_TRIM_THRESHOLD_") != nullptr || std::getenv("MALLOC_MMAP_THRESHOLD_") != nullptr) return;
+  const char* tunables = std::getenv("GLIBC_TUNABLES");
+  if (tunables != nullptr && std::string(tunables).find("glibc.malloc") != std::string::npos) return;
+  ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
 }
 
 void check_cpu(const Bundle& bundle) {
@@ -129,6 +142,7 @@ Model Model::load(const Bundle& bundle, Checks checks) {
   detect_cpu();
   check_cpu(bundle);
   load_ipex();
+  keep_freed_memory();
   checks.graph.get();
   try {
     const WeightMemory memory(*bundle.file);
