@@ -177,13 +177,24 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                     progress(f"{name} {precision} {case}")
                     cells = measure(workers, case, precision, ROUNDS[options.quick], options.work)
                     put(result["cells"], {"model": name, "precision": precision, "case": case, "engines": cells})
-                for worker in workers:
-                    result["versions"] |= worker.ready.get("versions", {})
+                result["versions"] |= {each.name: each.ready["versions"] for each in workers if "versions" in each.ready}
                 built = {worker.name: worker.ready for worker in workers}
             starts = measure_starts(options, source, precision, cases, wanted[0]) if bundle else {}
             put(result["starts"], {"model": name, "precision": precision, "engines": starts, "built": built})
+            if name == options.models[0]:
+                draw_roofline(options, source, precision)
             write_report(result, options.output)
     return result
+
+
+def draw_roofline(options: argparse.Namespace, source: Path, precision: str) -> None:
+    """Of our bundle, as a user does it."""
+    bundle = options.work / source.name / f"cpuc-{precision}" / "model.pt"
+    if bundle.exists():
+        options.output.mkdir(parents=True, exist_ok=True)
+        plot = options.output / f"roofline-{precision}.png"
+        command = [sys.executable, "-c", "from cpuc.cli import program; program()", "bench", str(bundle), "--seconds", "3"]
+        subprocess.run([*command, "--plot", str(plot), "--force"], stdout=subprocess.DEVNULL, check=True)
 
 
 def known(options: argparse.Namespace) -> dict[str, Any]:

@@ -198,8 +198,14 @@ class OnnxRuntime(Engine):
         )
         fused.save_model_to_file(str(export))
         if self.precision == "int8":
+            import onnx
+
             onnxruntime.quantization.quantize_dynamic(
-                export, self.work / "model.onnx", per_channel=True, reduce_range=not _has_vnni()
+                export,
+                self.work / "model.onnx",
+                per_channel=True,
+                reduce_range=not _has_vnni(),
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # shapes behind fused operators are not inferred
             )
             export.unlink()
         else:

@@ -83,9 +83,21 @@ def _starts(starts: list[dict[str, Any]]) -> str:
             if "error" in built or start is None:
                 continue
             first, peak = f"{start['seconds']:.2f}", f"{start['peak_bytes'] / 1e6:.0f}"
-            rows.append([each["model"], each["precision"], name, first, peak, f"{built['bytes'] / 1e6:.0f}"])
-    head = ["model", "precision", "engine", "start to answer, s", "peak memory, MB", "files, MB"]
+            size, made = f"{built['bytes'] / 1e6:.0f}", f"{built['build_seconds']:.0f}"
+            rows.append([each["model"], each["precision"], name, first, peak, size, made])
+    head = ["model", "precision", "engine", "start to answer, s", "peak memory, MB", "files, MB", "made in, s"]
     return tabulate.tabulate(rows, head, "github", disable_numparse=True)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['isa']})"
+    return f"Measured on {machine['date']}: {cpu}, {machine['system']}."
+
+
+def _versions(versions: dict[str, dict[str, str]]) -> str:
+    """Engines have environments of their own, and with them versions."""
+    rows = [f"- {engine}: {', '.join(f'{name} {each}' for name, each in found.items())}" for engine, found in versions.items()]
+    return "\n".join(rows)
 
 
 def write_report(result: dict[str, Any], folder: Path) -> None:
@@ -94,15 +106,15 @@ def write_report(result: dict[str, Any], folder: Path) -> None:
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     cells = merged(result["cells"])
     ratios = [found["ratio"] for cell in cells if (found := against(cell))]
-    facts = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
     mean = f"Geometric mean over {len(ratios)} cells: {statistics.geometric_mean(ratios):.2f}." if ratios else ""
     text = f"""# Benchmarks
 
 cpuc against other engines, measured by `make bench` (benchmarks/compare.py says how). Medians in milliseconds; *ratio* is that
 of the fastest peer to the faster of ours, above 1 we are faster, with the quartiles of the ratios round by round. {mean}
 
-Machine: {result["machine"]}.
-Versions: {facts}.
+{_machine(result["machine"])}
+
+{_versions(result["versions"])}
 
 {_table(cells)}
 
@@ -118,9 +130,19 @@ Not measured:
 From the start of a process to the first answer, one row, with warm file caches; Python included.
 
 {_starts(result["starts"])}
+
+![time of each engine, cpuc = 1](latency.png) ![from the start of a process to its first answer](start.png)
+
+## Share of the machine's peak
+
+What `cpuc bench` says of the first model at each precision: GFLOP/s over arithmetic intensity, under this machine's measured
+peak and bandwidth.
+
+{" ".join(f"![roofline, {each.stem.removeprefix('roofline-')}]({each.name})" for each in sorted(folder.glob("roofline-*.png")))}
 """
     (folder / "README.md").write_text(text)
     _plot(cells, folder / "latency.png")
+    _plot_starts(result["starts"], folder / "start.png")
 
 
 def _plot(cells: list[dict[str, Any]], path: Path) -> None:
@@ -140,6 +162,24 @@ def _plot(cells: list[dict[str, Any]], path: Path) -> None:
     axes.axhline(1, color="black", linewidth=1)
     axes.set_xticks(range(len(shown)), [f"{c['model']}\n{c['precision']} {c['case']}" for c in shown], rotation=60, fontsize=7)
     axes.set_ylabel("time, cpuc = 1")
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _plot_starts(starts: list[dict[str, Any]], path: Path) -> None:
+    """Seconds from the start of a process to its first answer, a group of bars for each model and precision."""
+    shown = [each for each in starts if each["engines"]]
+    if not shown:
+        return
+    names = sorted({name for each in shown for name in each["engines"]}, key=lambda name: (name in OWN, name))
+    figure, axes = plt.subplots(figsize=(max(6, 1.1 * len(shown)), 4), layout="constrained")
+    width = 0.8 / len(names)
+    for number, name in enumerate(names):
+        points = [(i, each["engines"][name]["seconds"]) for i, each in enumerate(shown) if name in each["engines"]]
+        axes.bar([i + number * width for i, _ in points], [seconds for _, seconds in points], width, label=name)
+    axes.set_xticks(range(len(shown)), [f"{each['model']}\n{each['precision']}" for each in shown], rotation=60, fontsize=7)
+    axes.set_ylabel("start to first answer, s")
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
     plt.close(figure)
