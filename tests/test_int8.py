@@ -24,6 +24,7 @@ from cpuc.compiler.choice import agreement
 from cpuc.compiler.quantization.layers import Network
 from cpuc.compiler.quantization.observe import run
 from cpuc.compiler.quantization.rounding import compensation, round_nearest, round_weight
+from cpuc.runtime.manifest import Quantization
 
 SCHEMES = {"static": "int8", "dynamic": "int8-dynamic"}
 
@@ -48,6 +49,13 @@ def tokens(length: int, rows: int = 1) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
+def calls_of(facts: Quantization) -> int:
+    """How many operators compute MiniLM's layers in int8: query, key and value of a layer are one with static scales."""
+    kept = [layer.name for layer in facts.kept]
+    together = [3 - sum(f"layer.{i}.attention.self." in name for name in kept) for i in range(6)]
+    return facts.layers - (sum(max(0, count - 1) for count in together) if facts.scheme == "static" else 0)
+
+
 def test_the_manifest_says_what_is_in_int8_and_what_is_not(int8: tuple[str, Path], cli: Run) -> None:
     scheme, path = int8
     manifest = cpuc.open_bundle(path).manifest
@@ -58,7 +66,7 @@ def test_the_manifest_says_what_is_in_int8_and_what_is_not(int8: tuple[str, Path
     assert facts.layers >= 10
     assert all(layer.name.startswith(("bert.encoder.layer.", "qa_outputs")) and layer.error > 0 for layer in facts.kept)
     assert len({layer.name for layer in facts.kept}) == len(facts.kept)
-    assert manifest.build.fused["onednn::qlinear_pointwise"] == facts.layers
+    assert manifest.build.fused["onednn::qlinear_pointwise"] == calls_of(facts)
     assert manifest.proof.rms_relative_difference < 0.03
     shown = cli("inspect", path).stdout
     assert f"{facts.layers} of 37 linear layers" in shown
@@ -69,7 +77,7 @@ def test_the_operators_that_run_are_in_int8(int8: tuple[str, Path]) -> None:
     facts = cpuc.open_bundle(int8[1]).manifest.build.quantization
     assert facts is not None
     ran = operators(cpuc.load(int8[1]), tokens(100))
-    assert ran["onednn::qlinear_pointwise"] == facts.layers
+    assert ran["onednn::qlinear_pointwise"] == calls_of(facts)
     assert not {"aten::linear", "aten::addmm", "aten::mm", "aten::dequantize"} & set(ran)
 
 
@@ -133,7 +141,9 @@ def test_other_architectures(kind: str, precision: str, tmp_path: Path) -> None:
     manifest = cpuc.compile(str(make_model(tmp_path / "source", kind)), tmp_path / "model.pt", precision=here(precision))
     facts = manifest.build.quantization
     assert facts is not None and facts.layers > 0
-    assert manifest.build.fused["onednn::qlinear_pointwise"] == facts.layers
+    # Layers of one input are one operator with static scales, if all of them are linear layers and nothing else.
+    fewest = facts.layers if facts.scheme == "dynamic" else facts.layers / 3
+    assert fewest <= manifest.build.fused["onednn::qlinear_pointwise"] <= facts.layers
     assert manifest.build.unfused == {}
 
 

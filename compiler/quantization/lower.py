@@ -10,6 +10,7 @@ VNNI where they are, with 16-bit products where they are not.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ def lower(graph: Graph, quantized: Quantized) -> list[torch.Tensor]:
     """
     lowering = _Lowering(graph, quantized)
     for node in graph.findAllNodes(PLACEHOLDER):
-        lowering.replace(node)
+        if node.output().uses():  # else it went with another one of the same input
+            lowering.replace(node)
     torch._C._jit_pass_dce(graph)
     return lowering.weights
 
@@ -56,10 +58,12 @@ class _Lowering:
             if solution not in self.inputs:
                 self.inputs[solution] = self._quantize(node.inputsAt(0), solution)
             x, scales = self.inputs[solution]
-            if scales is None:
-                self._static(node, layer, x, solution)
-            else:
+            if scales is not None:
                 self._dynamic(node, layer, x, scales, solution)
+            elif len(alike := self._alike(solution)) > 1:
+                self._together(alike, x, solution)
+            else:
+                self._static(node, layer, x, solution)
 
     def _quantize(self, x: Value, solution: Solution) -> tuple[Value, Value | None]:
         if solution.smoothing is not None:
@@ -76,22 +80,35 @@ class _Lowering:
 
     def _static(self, node: Node, layer: Layer, x: Value, solution: Solution) -> None:
         """The layer and what follows it, as far as the operator does that too."""
-        last, activation = node, ("none", "none")
-        found = readers(node.output())
-        if len(found) == 1 and found[0].kind() in ACTIVATIONS:
-            (last,) = found
-            name = last.kind().removeprefix("aten::")
-            activation = (name, last.inputsAt(1).toIValue() if name == "gelu" else "none")
+        last, activation = _activation(node)
         follower, narrow = self._only_reader(last.output())
         if follower is not None:
-            y = self._linear(layer, x, solution, (follower.scale, follower.zero_point, _UINT8), activation)
+            y = self._linear([layer], x, solution, (follower.scale, follower.zero_point, _UINT8), activation)
             self.inputs[follower] = (y, None)
         else:
-            y = self._linear(layer, x, solution, (1.0, 0, _FLOAT32 if narrow is None else _BFLOAT16), activation)
-        # Of what is left to read the others, all but the size is in `y`.
-        for each in (node, last, narrow):
-            if each is not None:
-                each.output().replaceAllUsesWith(y)
+            y = self._linear([layer], x, solution, _floating(narrow), activation)
+        _replace(y, node, last, narrow)
+
+    def _together(self, nodes: Sequence[Node], x: Value, solution: Solution) -> None:
+        """Layers of the same input as one operator, whose result is cut: each call of it costs some 25 us beside the work."""
+        layers = [self.quantized.network.layer_of(node) for node in nodes]
+        narrows = [self._only_reader(node.output())[1] for node in nodes]
+        whole, begin = self._linear(layers, x, solution, _floating(narrows[0]), ("none", "none")), 0
+        for node, layer, narrow in zip(nodes, layers, narrows, strict=True):
+            end = begin + len(layer.weight)
+            _replace(self._make("aten::slice", whole, -1, begin, end, 1), node, node, narrow)
+            begin = end
+
+    def _alike(self, solution: Solution) -> list[Node]:
+        """The layers of an input, if nothing follows any of them that the operator would do, and all give the same dtype."""
+        nodes = [
+            node
+            for node in self.graph.findAllNodes(PLACEHOLDER)
+            if self.quantized.solutions[self.quantized.network.layer_of(node)] is solution
+        ]
+        found = {(_activation(node)[1], *self._only_reader(node.output())) for node in nodes}
+        kinds = {(activation, follower, narrow is None) for activation, follower, narrow in found}
+        return nodes if kinds in ({(("none", "none"), None, True)}, {(("none", "none"), None, False)}) else []
 
     def _only_reader(self, value: Value) -> tuple[Solution | None, Node | None]:
         """How the layers that alone read `value` take it in int8, or the cast to bfloat16 that alone reads it."""
@@ -107,26 +124,28 @@ class _Lowering:
     def _dynamic(self, node: Node, layer: Layer, x: Value, scales: Value, solution: Solution) -> None:
         """Rows are multiplied with their scales after the layer; the operator itself takes one scale for all."""
         unscaled = dataclasses.replace(solution, scale=1.0, zero_point=_MIDDLE, biases={})
-        y = self._linear(layer, x, unscaled, (1.0, 0, _FLOAT32), ("none", "none"))
+        y = self._linear([layer], x, unscaled, (1.0, 0, _FLOAT32), ("none", "none"))
         node.output().replaceAllUsesWith(self._make("aten::addcmul", solution.biases[layer], y, scales, 1))
 
     def _linear(
         self,
-        layer: Layer,
+        layers: Sequence[Layer],
         x: Value,
         solution: Solution,
         output: tuple[float | None, int, int],
         activation: tuple[str, str],
     ) -> Value:
-        """The operator; `output` is scale, zero point and dtype of what it gives."""
-        weight = solution.weights[layer]
+        """The operator, for `layers` side by side; `output` is scale, zero point and dtype of what it gives."""
+        weights = [solution.weights[layer] for layer in layers]
         packed = self._make("aten::__getitem__", self.packed, len(self.weights))
         packed.setType(torch._C.TensorType.get())
-        self.weights.append(weight.values)
-        zero_points = torch.zeros(len(weight.scales), dtype=torch.int64)
+        self.weights.append(torch.cat([weight.values for weight in weights]))
+        scales = torch.cat([weight.scales for weight in weights])
+        biases = torch.cat([solution.biases[layer] for layer in layers]) if solution.biases else None
         none = self._make("prim::ListConstruct")
         none.setType(torch._C.ListType(torch._C.OptionalType(torch._C.NumberType.get())))
-        quantized = (x, solution.scale, solution.zero_point, packed, weight.scales, zero_points, solution.biases.get(layer))
+        zero_points = torch.zeros(len(scales), dtype=torch.int64)
+        quantized = (x, solution.scale, solution.zero_point, packed, scales, zero_points, biases)
         name, algorithm = activation
         return self._make("onednn::qlinear_pointwise", *quantized, *output, name, none, algorithm)
 
@@ -134,3 +153,25 @@ class _Lowering:
         """Insert an operator; inputs that are no values of the graph become constants."""
         values = [each if isinstance(each, torch._C.Value) else self.graph.insertConstant(each) for each in inputs]
         return self.graph.insertNode(self.graph.create(kind, values, 1)).output()
+
+
+def _activation(node: Node) -> tuple[Node, tuple[str, str]]:
+    """The activation that alone reads a layer's output, or else the layer itself, and what the operator calls it."""
+    found = readers(node.output())
+    if len(found) == 1 and found[0].kind() in ACTIVATIONS:
+        (last,) = found
+        name = last.kind().removeprefix("aten::")
+        return last, (name, last.inputsAt(1).toIValue() if name == "gelu" else "none")
+    return node, ("none", "none")
+
+
+def _floating(narrow: Node | None) -> tuple[float, int, int]:
+    """An output that is not int8, given the cast to bfloat16 that reads it."""
+    return 1.0, 0, _FLOAT32 if narrow is None else _BFLOAT16
+
+
+def _replace(y: Value, *nodes: Node | None) -> None:
+    """`y` for the outputs of `nodes`; of what is left to read the others, all but the size is in it."""
+    for node in nodes:
+        if node is not None:
+            node.output().replaceAllUsesWith(y)
