@@ -1,5 +1,6 @@
 // cpuc-run: answers from an artifact, without Python.
 #include <dlfcn.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -143,6 +144,11 @@ int main(int count, char** arguments) {
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? 0 : 2;
   }
+#ifdef __GLIBC__
+  // torch's and IPEX's libraries register thousands of operators on the thread that loads them. In an arena of its own, glibc would
+  // ask the kernel for every page of that anew.
+  ::mallopt(M_ARENA_MAX, 1);
+#endif
   try {
     run(given);
     // What the process holds goes with it: freeing it piece by piece would take longer than a short answer.
