@@ -27,6 +27,7 @@ import numpy as np
 from engines import ENGINES, OWN
 from models import IMAGE_CASES, MIXED, MODELS, REAL_TEXT, TEXT_CASES, make_cases, make_model
 from report import write_report
+from worker import seconds_file
 
 HERE = Path(__file__).resolve().parent
 # How far outputs may be from eager's, as a part of their size.
@@ -171,7 +172,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         cases = options.work / f"{source.name}.npz"
         for precision in options.precisions if wanted else []:
             progress(f"{name} {precision}")
-            bundle = signature(options, source, wanted, cases)
+            write_cases(options, source, wanted, cases)
             with started(options, source, precision, cases) as workers:
                 for case in wanted:
                     progress(f"{name} {precision} {case}")
@@ -179,7 +180,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                     put(result["cells"], {"model": name, "precision": precision, "case": case, "engines": cells})
                 result["versions"] |= {each.name: each.ready["versions"] for each in workers if "versions" in each.ready}
                 built = {worker.name: worker.ready for worker in workers}
-            starts = measure_starts(options, source, precision, cases, wanted[0]) if bundle else {}
+            one = next((case for case in wanted if case not in (*MIXED, *REAL_TEXT)), None)
+            starts = measure_starts(options, source, precision, cases, one) if one else {}
             put(result["starts"], {"model": name, "precision": precision, "engines": starts, "built": built})
             if name == options.models[0]:
                 draw_roofline(options, source, precision)
@@ -192,7 +194,7 @@ def draw_roofline(options: argparse.Namespace, source: Path, precision: str) -> 
     bundle = options.work / source.name / f"cpuc-{precision}" / "model.pt"
     if bundle.exists():
         options.output.mkdir(parents=True, exist_ok=True)
-        plot = options.output / f"roofline-{precision}.png"
+        plot = options.output / f"roofline-{source.name}-{precision}.png"
         command = [sys.executable, "-c", "from cpuc.cli import program; program()", "bench", str(bundle), "--seconds", "3"]
         subprocess.run([*command, "--plot", str(plot), "--force"], stdout=subprocess.DEVNULL, check=True)
 
@@ -233,16 +235,17 @@ def task_of(source: Path) -> str:
     return "image-classification" if "image_size" in config else "question-answering"
 
 
-def signature(options: argparse.Namespace, source: Path, wanted: list[str], cases: Path) -> Path:
-    """A float32 bundle, which tells what the inputs are; the cases are written beside it."""
+def write_cases(options: argparse.Namespace, source: Path, wanted: list[str], cases: Path) -> None:
+    """Write the inputs, whose signature our float32 bundle tells; it is made if it is not there."""
     bundle = options.work / source.name / "cpuc-fp32" / "model.pt"
     if not bundle.exists():
         import cpuc
 
         bundle.parent.mkdir(parents=True, exist_ok=True)
+        begin = time.perf_counter()
         cpuc.compile(str(source), bundle, task=task_of(source))
+        seconds_file(bundle.parent).write_text(json.dumps(time.perf_counter() - begin))
     np.savez(cases, **make_cases(bundle, wanted, options.data))  # type: ignore[arg-type]
-    return bundle
 
 
 def machine() -> dict[str, Any]:

@@ -59,13 +59,34 @@ class Engine:
         """What is deployed."""
         return [path for path in self.work.rglob("*") if path.is_file()]
 
+    def exportable(self) -> Any:
+        """The same with plain outputs. Models of images need their parts' names inside."""
+        import torch
+
+        model = self.model()
+        if "pixel_values" not in self.example:
+            model.config.return_dict = False
+            return model
+
+        class Logits(torch.nn.Module):
+            config = model.config
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, pixel_values: torch.Tensor) -> Any:
+                return self.model(pixel_values=pixel_values).logits
+
+        return Logits().eval()
+
     def model(self) -> Any:
         """The original, in float32 and in eager mode."""
         import transformers
 
         transformers.logging.set_verbosity_error()
         kind = "ImageClassification" if "pixel_values" in self.example else "QuestionAnswering"
-        return getattr(transformers, f"AutoModelFor{kind}").from_pretrained(self.source).eval()
+        return getattr(transformers, f"AutoModelFor{kind}").from_pretrained(self.source, dtype="float32").eval()
 
 
 class Eager(Engine):
@@ -127,8 +148,7 @@ class OpenVino(Engine):
         import openvino
         import torch
 
-        model = self.model()
-        model.config.return_dict = False
+        model = self.exportable()
         with torch.inference_mode():
             converted = openvino.convert_model(model, example_input={n: torch.from_numpy(a) for n, a in self.example.items()})
         if self.precision == "int8":
@@ -183,8 +203,7 @@ class OnnxRuntime(Engine):
         import onnxruntime.transformers.optimizer
         import torch
 
-        model, export = self.model(), self.work / "export.onnx"
-        model.config.return_dict = False
+        model, export = self.exportable(), self.work / "export.onnx"
         names = list(self.example)
         free = {name: {0: "batch"} | ({1: "sequence"} if array.ndim == 2 else {}) for name, array in self.example.items()}
         arguments = tuple(torch.from_numpy(array) for array in self.example.values())
@@ -232,6 +251,8 @@ class CTranslate2(Engine):
     def build(self) -> None:
         if self.work.joinpath("model.bin").exists():
             return
+        if "pixel_values" in self.example:
+            raise UnsupportedError("has no models of images")
         import ctranslate2
         import transformers
 

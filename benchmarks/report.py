@@ -83,7 +83,8 @@ def _starts(starts: list[dict[str, Any]]) -> str:
             if "error" in built or start is None:
                 continue
             first, peak = f"{start['seconds']:.2f}", f"{start['peak_bytes'] / 1e6:.0f}"
-            size, made = f"{built['bytes'] / 1e6:.0f}", f"{built['build_seconds']:.0f}"
+            made = "–" if built["build_seconds"] is None else f"{built['build_seconds']:.0f}"
+            size = f"{built['bytes'] / 1e6:.0f}"
             rows.append([each["model"], each["precision"], name, first, peak, size, made])
     head = ["model", "precision", "engine", "start to answer, s", "peak memory, MB", "files, MB", "made in, s"]
     return tabulate.tabulate(rows, head, "github", disable_numparse=True)
@@ -135,8 +136,8 @@ From the start of a process to the first answer, one row, with warm file caches;
 
 ## Share of the machine's peak
 
-What `cpuc bench` says of the first model at each precision: GFLOP/s over arithmetic intensity, under this machine's measured
-peak and bandwidth.
+What `cpuc bench` says of the first model of a run at each precision: GFLOP/s over arithmetic intensity, under this machine's
+measured peak and bandwidth.
 
 {" ".join(f"![roofline, {each.stem.removeprefix('roofline-')}]({each.name})" for each in sorted(folder.glob("roofline-*.png")))}
 """

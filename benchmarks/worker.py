@@ -50,15 +50,19 @@ def command(engine: Engine, cases: dict[str, list[dict[str, np.ndarray]]], wante
     return {"seconds": seconds}
 
 
-def build(engine: Engine) -> float:
-    """Make what the engine deploys; the seconds that it took, now or when it was made."""
-    measured = engine.work.with_name(engine.work.name + "-seconds.json")
+def seconds_file(work: Path) -> Path:
+    """Where it stands how long it took to make what is in `work`."""
+    return work.with_name(work.name + "-seconds.json")
+
+
+def build(engine: Engine) -> float | None:
+    """Make what the engine deploys; the seconds that it took, now or when it was made. None if nothing is made."""
+    measured, there = seconds_file(engine.work), bool(engine.files())
     begin = time.perf_counter()
     engine.build()
-    seconds = time.perf_counter() - begin
-    if not measured.exists():
-        measured.write_text(json.dumps(seconds))
-    return float(json.loads(measured.read_text()))
+    if not there:
+        measured.write_text(json.dumps(time.perf_counter() - begin))
+    return float(json.loads(measured.read_text())) if measured.exists() else None
 
 
 def peak() -> int:

@@ -71,6 +71,24 @@ def bench(
         report("loading the original model")
         models[ORIGINAL] = original_model(against, opened.manifest.task, revision)
         _check_alike(opened.manifest, models[ORIGINAL].manifest)
+    benchmark = _measure(engine, models, sizes, against, seconds, report, progress)
+    if plot is not None:
+        from cpuc.compiler.benchmarking.plot import draw
+
+        draw(benchmark, Path(plot), force=force)
+    return benchmark
+
+
+def _measure(
+    engine: Engine,
+    models: dict[str, Model],
+    sizes: Sequence[Size],
+    against: str | None,
+    seconds: float,
+    report: Report,
+    progress: Progress,
+) -> Benchmark:
+    """The machine's peak before and after the models, which take turns, and the artifact's operators."""
     # Both import torch, which takes seconds.
     from cpuc.compiler.benchmarking.machine import describe_machine
     from cpuc.compiler.benchmarking.peak import measure_roofs
@@ -78,19 +96,14 @@ def bench(
     report("measuring the peak of this machine")
     roofs = measure_roofs()
     report("measuring the model")
-    inputs = [make_inputs(opened.manifest, size) for size in sizes]
+    inputs = [make_inputs(engine.manifest, size) for size in sizes]
     calls = [{name: lambda model=model, each=each: model.raw(each) for name, model in models.items()} for each in inputs]
     times = take_turns(calls, seconds, progress)
     report("measuring the peak again")
     roofs = measure_roofs(roofs)
     report("profiling")
     results = [_result(engine, size, times[i], calls[i][ARTIFACT], inputs[i]) for i, size in enumerate(sizes)]
-    benchmark = Benchmark(opened.manifest, describe_machine(), roofs, against, results)
-    if plot is not None:
-        from cpuc.compiler.benchmarking.plot import draw
-
-        draw(benchmark, Path(plot), force=force)
-    return benchmark
+    return Benchmark(engine.manifest, describe_machine(), roofs, against, results)
 
 
 def _check_options(

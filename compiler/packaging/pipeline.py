@@ -114,8 +114,7 @@ def package(
         temporary_beside(target) as staging,
         errors_told(target, staging),
     ):
-        folder = staging / "top" / "package"
-        contents, checked = _assemble(folder, opened, programs, report, warn)
+        contents, checked = _assemble(folder := staging / "top" / "package", opened, programs, report, warn)
         if tar:
             report("writing the archive")
             write_tar(folder, target, target.stem, force=force)
