@@ -106,12 +106,15 @@ def write_report(result: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     cells = merged(result["cells"])
+    lengths = {len(each["rounds"]) for cell in cells for each in cell["engines"].values() if "rounds" in each}
+    rounds = " or ".join(map(str, sorted(lengths)))
     ratios = [found["ratio"] for cell in cells if (found := against(cell))]
     mean = f"Geometric mean over {len(ratios)} cells: {statistics.geometric_mean(ratios):.2f}." if ratios else ""
     text = f"""# Benchmarks
 
-cpuc against other engines, measured by `make bench` (benchmarks/compare.py says how). Medians in milliseconds; *ratio* is that
-of the fastest peer to the faster of ours, above 1 we are faster, with the quartiles of the ratios round by round. {mean}
+cpuc against other engines, measured by benchmarks/compare.py, which says how; a model at a precision is one run, and `--add`
+puts runs together. Medians of {rounds} rounds in milliseconds; *ratio* is that of the fastest peer to the faster of ours, above
+1 we are faster, with the quartiles of the ratios round by round. {mean}
 
 {_machine(result["machine"])}
 

@@ -17,6 +17,7 @@ import fuzz
 import numpy as np
 import pytest
 from archives import Member, pack, unpack, with_manifest
+from conftest import needs_avx512
 from keys import Keys, make_keys
 from native_tokenizer import built
 from test_bad_bundles import LIES
@@ -255,6 +256,14 @@ def test_other_versions_and_cpus_are_refused(program: Path, tiny: Path, tmp_path
         assert (done.returncode, done.stdout) == (1, "") and message in done.stderr
     done = run(program, tiny, "--raw", "-i", "-", stdin=ONE, ATEN_CPU_CAPABILITY="default")
     assert done.returncode == 1 and "needs a CPU with AVX2, which this one lacks" in done.stderr
+
+
+def test_kernels_that_are_hidden_are_named(program: Path, tiny_model: Path, tmp_path: Path) -> None:
+    needs_avx512()
+    cpuc.compile(str(tiny_model), tmp_path / "bf16.pt", precision="bf16", verify=False)
+    done = run(program, tmp_path / "bf16.pt", "--raw", "-i", "-", stdin=ONE, ONEDNN_MAX_CPU_ISA="AVX2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "bf16.pt: oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA" in done.stderr
 
 
 def test_usage(program: Path, tiny: Path) -> None:

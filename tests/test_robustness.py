@@ -199,7 +199,8 @@ def test_fewer_instructions_give_the_numbers_or_a_refusal(tiny_model: Path, tmp_
             assert (done.returncode, done.stdout) == (1, "")
             assert f"needs a CPU with {manifest.build.isa}, which this one lacks" in done.stderr
             continue
-        if precision != "fp32" and environment.get("ONEDNN_MAX_CPU_ISA") in ("SSE41", "AVX2") and done.returncode:
+        if not manifest.build.precision.endswith("fp32") and environment.get("ONEDNN_MAX_CPU_ISA") in ("SSE41", "AVX2"):
+            # Below AVX-512 oneDNN has no layer in bfloat16 at all, not even a slow one.
             assert (done.returncode, done.stdout) == (1, "")
             assert "oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA" in done.stderr
             continue

@@ -53,30 +53,30 @@ def fresh(bundle: Path, length: int, calls: int = 1) -> tuple[list[float], int, 
     return seconds, peak, modules, operators
 
 
-FAULTS = """
+FREED = """
 import resource, sys
-import numpy as np
-import cpuc
-model = cpuc.load(sys.argv[1])
-ids = np.full((16, 128), 1000, np.int64)
-inputs = {spec.name: ids if spec.name == "input_ids" else np.ones_like(ids) for spec in model.manifest.inputs}
-counts = []
-for _ in range(6):
+import cpuc, torch
+model = cpuc.load(sys.argv[1], warm_up=False)
+
+def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    model.raw(inputs)
-    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(sorted(counts)[2])
+    tensors = [torch.ones(7 << 20) for _ in range(6)]  # 168 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(), faults()  # glibc adapts its own limits to what is freed first
+print(faults())
 """
 
 
-def test_memory_of_one_call_is_there_for_the_next(fp32: Path) -> None:
+def test_memory_of_one_call_is_there_for_the_next(tiny: Path) -> None:
     def faults(**environment: str) -> int:
-        command = [sys.executable, "-c", FAULTS, str(fp32)]
+        """Of taking memory that was freed before; there are 43000 pages."""
+        command = [sys.executable, "-c", FREED, str(tiny)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment).stdout)
 
-    assert faults() < 1000
-    # Whoever sets the allocator's own variable decides: here every large tensor is made of new pages.
-    assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 10_000
+    assert max(faults() for _ in range(3)) < 1000
+    # Whoever sets the allocator's own variable decides.
+    assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 20_000
 
 
 @pytest.fixture(scope="module")

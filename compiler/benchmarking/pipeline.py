@@ -12,7 +12,7 @@ from cpuc.compiler.benchmarking.report import Benchmark, Result
 from cpuc.compiler.benchmarking.sizes import Size, choose_sizes, make_inputs
 from cpuc.compiler.benchmarking.timing import Progress, take_turns
 from cpuc.compiler.evaluation.original import original_model
-from cpuc.runtime.bundle import open_bundle
+from cpuc.runtime.bundle import Bundle, open_bundle
 from cpuc.runtime.engine import Engine
 from cpuc.runtime.errors import InputError
 from cpuc.runtime.manifest import Manifest
@@ -64,6 +64,16 @@ def bench(
     _check_options(seconds, against, revision, plot, force)
     opened = open_bundle(bundle)
     sizes = choose_sizes(opened.manifest, _several(batch_size), _several(seq_len))
+    engine, models = _loaded(opened, against, revision, report)
+    benchmark = _measure(engine, models, sizes, against, seconds, report, progress)
+    if plot is not None:
+        from cpuc.compiler.benchmarking.plot import draw
+
+        draw(benchmark, Path(plot), force=force)
+    return benchmark
+
+
+def _loaded(opened: Bundle, against: str | None, revision: str | None, report: Report) -> tuple[Engine, dict[str, Model]]:
     report("loading the artifact")
     engine = Engine(opened)
     models = {ARTIFACT: Model(engine, load_task(opened.manifest, opened.read))}
@@ -71,12 +81,7 @@ def bench(
         report("loading the original model")
         models[ORIGINAL] = original_model(against, opened.manifest.task, revision)
         _check_alike(opened.manifest, models[ORIGINAL].manifest)
-    benchmark = _measure(engine, models, sizes, against, seconds, report, progress)
-    if plot is not None:
-        from cpuc.compiler.benchmarking.plot import draw
-
-        draw(benchmark, Path(plot), force=force)
-    return benchmark
+    return engine, models
 
 
 def _measure(

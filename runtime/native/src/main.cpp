@@ -147,7 +147,7 @@ int main(int count, char** arguments) {
 #ifdef __GLIBC__
   // torch's and IPEX's libraries register thousands of operators on the thread that loads them. In an arena of its own, glibc would
   // ask the kernel for every page of that anew.
-  ::mallopt(M_ARENA_MAX, 1);
+  if (std::getenv("MALLOC_ARENA_MAX") == nullptr) ::mallopt(M_ARENA_MAX, 1);
 #endif
   try {
     run(given);
