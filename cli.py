@@ -54,6 +54,8 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--verify/--no-verify", default=True, help="Compare the artifact with the original model.")
 @click.option("--allow-unlisted", is_flag=True, help="Try an architecture that is not listed; verification decides.")
+@click.option("--tune", is_flag=True, help="Try several forms of the graph on this CPU, keep the fastest: some minutes more.")
+@click.option("--tune-shapes", metavar="SHAPES", help="Tune for these, rows x length.  [default: 1x16,1x128,1x384]")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def compile_command(
     model: str,
@@ -62,6 +64,8 @@ def compile_command(
     eval_data: Path | None,
     max_drop: float | None,
     verify: bool,
+    tune: bool,
+    tune_shapes: str | None,
     as_json: bool,
     **shared: Any,
 ) -> None:
@@ -75,6 +79,7 @@ def compile_command(
       cpuc compile bert-base-uncased-squad-v1 -o model.pt
       cpuc compile ./my-model -o model.pt --precision int8 --calibrate questions.jsonl
       cpuc compile ./my-model -o model.pt --precision auto --eval-data dev.json --max-drop 0.5
+      cpuc compile ./my-model -o model.pt --tune --tune-shapes 1x128,8x128
       cpuc compile deepset/roberta-base-squad2 --revision v1.0 -o model.pt --force
     """
     import cpuc
@@ -84,13 +89,16 @@ def compile_command(
     if precision == "auto":
         if not verify:
             raise click.UsageError("--precision auto verifies always: leave out --no-verify")
+        if tune or tune_shapes is not None:
+            raise click.UsageError("--tune goes with one precision: see what auto chooses, then compile at that with --tune")
         shared |= {} if max_drop is None else {"max_drop": max_drop}
         choice = cpuc.choose(model, output, eval_data=eval_data, **shared)
         manifest, lines, more = choice.manifest, choice.describe(), {"choice": choice.to_json()}
     elif eval_data is not None or max_drop is not None:
         raise click.UsageError("--eval-data and --max-drop go with --precision auto")
     else:
-        manifest = cpuc.compile(model, output, precision=precision, verify=verify, warn=warn, **shared)
+        shared |= {"tune": tune, "tune_shapes": tune_shapes, "warn": warn}
+        manifest = cpuc.compile(model, output, precision=precision, verify=verify, **shared)
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)
     show({**manifest.to_dict(), **more} if as_json else lines)

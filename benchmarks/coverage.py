@@ -30,6 +30,7 @@ from cpuc.compiler.architectures import ARCHITECTURES, TEXT, Architecture  # noq
 from cpuc.compiler.capture import Inputs, capture, to_tensors  # noqa: E402
 from cpuc.compiler.fusion import FusedGraph, fuse  # noqa: E402
 from cpuc.compiler.loading import quiet  # noqa: E402
+from cpuc.compiler.neighbours import layers_in  # noqa: E402
 from cpuc.compiler.precision import PRECISIONS  # noqa: E402
 from cpuc.compiler.tasks import TASKS  # noqa: E402
 
@@ -128,10 +129,12 @@ def compiled(subject: Subject, dtype: str) -> FusedGraph:
 
 def counts(graph: FusedGraph) -> dict[str, str]:
     """``fused/all`` for attention, linear layers and convolutions; "–" where there is none."""
-    values = [str(value.type()) for node in graph.program.graph.nodes() for value in node.inputs()]
+    nodes = list(graph.program.graph.nodes())
+    values = [str(value.type()) for node in nodes for value in node.inputs()]
+    on_xsmm = sum(layers_in(node) for node in nodes if XSMM in node.kind())
     fused = {
         "attention": graph.fused.get("aten::scaled_dot_product_attention", 0),
-        "linear": sum(value.endswith(LINEAR) for value in values) + sum(n for kind, n in graph.fused.items() if XSMM in kind),
+        "linear": on_xsmm + sum(value.endswith(LINEAR) for value in values),
         "convolution": sum(value.endswith(CONVOLUTION) for value in values),
     }
     left = {kind: sum(graph.unfused.get(operator, 0) for operator in LEFT[kind]) for kind in fused}

@@ -10,12 +10,11 @@ float32 they hardly differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from cpuc.compiler.quantization import operands
-from cpuc.compiler.rewrites.matching import equals
+from cpuc.compiler.rewrites.matching import equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 ATTENTION = "aten::scaled_dot_product_attention"
@@ -57,11 +56,6 @@ def _fits(node: Node, given: Sequence[torch.Tensor | None]) -> bool:
 
 def _finite(graph: Graph, mask: Value, dtype: torch.dtype) -> Value:
     """`mask` as what is added to scores, without infinities."""
-
-    def make(kind: str, *inputs: Any) -> Value:
-        values = [each if isinstance(each, torch._C.Value) else graph.insertConstant(each) for each in inputs]
-        return graph.insertNode(graph.create(kind, values, 1)).output()
-
     if dtype == torch.bool:
-        return make("aten::where", mask, torch.tensor(0.0).bfloat16(), torch.tensor(_LOWEST).bfloat16())
-    return make("aten::clamp_min", mask, _LOWEST)
+        return insert(graph, "aten::where", mask, torch.tensor(0.0).bfloat16(), torch.tensor(_LOWEST).bfloat16())
+    return insert(graph, "aten::clamp_min", mask, _LOWEST)

@@ -14,10 +14,13 @@ import torch
 
 from cpuc.compiler import rewrites
 from cpuc.compiler.capture import Inputs, to_tensors
-from cpuc.compiler.flash import use_flash
+from cpuc.compiler.flash import ATTENTION, use_flash
+from cpuc.compiler.forms import Forms, defaults
+from cpuc.compiler.neighbours import add_in_norm, join
 from cpuc.compiler.position import narrow_last_layer
+from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Quantized, calling, lower, package
-from cpuc.compiler.xsmm import use_xsmm
+from cpuc.compiler.xsmm import alternatives, dtypes_of_layers, use_xsmm
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
 from cpuc.runtime.manifest import Quantization
@@ -87,11 +90,22 @@ def fuse(
     example: Inputs,
     quantize: Callable[[Any], Quantized] | None = None,
 ) -> FusedGraph:
+    """`prepare` and `Fusible.build` in one, in the default forms."""
+    fusible = prepare(frozen, names, example, quantize)
+    return fusible.build(fusible.defaults)
+
+
+def prepare(
+    frozen: torch.jit.ScriptModule,
+    names: Sequence[str],
+    example: Inputs,
+    quantize: Callable[[Any], Quantized] | None = None,
+) -> Fusible:
     """Apply our rewrites and IPEX's passes.
 
     IPEX registers its passes with the JIT's profiling executor, which runs them after one profiled call (they need
-    concrete sizes, which more calls of different sizes would blur); the graph that it executes next is taken out,
-    freed of everything it learnt of shapes, and made a function of its own.
+    concrete sizes, which more calls of different sizes would blur); the graph that it executes next is taken out
+    and freed of everything it learnt of shapes.
 
     Args:
         frozen: what `capture` returned.
@@ -110,27 +124,59 @@ def fuse(
             found.append(quantize(graph))
 
     rewrites.apply(frozen.graph, before_packing)
-    quantized = found[0] if found else None
     use_flash(frozen.graph, tensors)
     graph = _executed(frozen, tensors)
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
-    use_xsmm(graph, tensors)
-    rewrites.finish(graph)
-    _restore_chunks(graph)
-    weights = lower(graph, quantized) if quantized else []
-    for value, name in zip(graph.inputs(), names, strict=False):
-        value.setDebugName(name)
-    kinds = _count(graph)
-    if guards := [kind for kind in _GUARDS if kinds[kind]]:
-        raise ModelError(f"the fused graph still depends on the shapes it was traced with ({guards[0]}): not supported")
-    function = torch._C._create_function_from_graph("forward", graph)
-    return FusedGraph(
-        package(function, names, weights) if quantized else function,
-        fused={kind: n for kind, n in sorted(kinds.items()) if kind.startswith(_FUSED) and not _is_unfused(kind)},
-        unfused={kind: n for kind, n in sorted(kinds.items()) if _is_unfused(kind)},
-        quantization=quantized.summary if quantized else None,
-    )
+    return Fusible(graph, names, tensors, found[0] if found else None)
+
+
+class Fusible:
+    """A graph with all but its last fusions: those that have more than one form.
+
+    Attributes:
+        defaults: the forms that it is built in unless others are asked for.
+    """
+
+    def __init__(self, graph: Any, names: Sequence[str], tensors: Sequence[torch.Tensor], quantized: Quantized | None) -> None:
+        self._graph, self._names, self._tensors, self._quantized = graph, names, tensors, quantized
+        self._dtypes = dtypes_of_layers(graph)
+        self.defaults = defaults(torch.float32 if torch.float32 in self._dtypes else torch.bfloat16)
+
+    def alternatives(self) -> dict[str, list[str]]:
+        """The fields of `Forms` that can make a difference here, in the order to decide them, and what else each can be."""
+        kinds = _count(self._graph)
+        added = self._dtypes and kinds["ipex_prepack::linear_add_run"]
+        return {
+            "layers": alternatives(self._dtypes),
+            "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
+            "attention": ["products"] if kinds[ATTENTION] else [],
+        }
+
+    def build(self, forms: Forms) -> FusedGraph:
+        """The fused graph in these forms, as a function of its own."""
+        graph, quantized = self._graph.copy(), self._quantized
+        use_xsmm(graph, self._tensors, forms.layers)
+        if forms.residual == "norm":
+            add_in_norm(graph)
+        join(graph)
+        if forms.attention == "products":
+            use_products(graph, self._tensors)
+        rewrites.finish(graph)
+        _restore_chunks(graph)
+        weights = lower(graph, quantized) if quantized else []
+        for value, name in zip(graph.inputs(), self._names, strict=False):
+            value.setDebugName(name)
+        kinds = _count(graph)
+        if guards := [kind for kind in _GUARDS if kinds[kind]]:
+            raise ModelError(f"the fused graph still depends on the shapes it was traced with ({guards[0]}): not supported")
+        function = torch._C._create_function_from_graph("forward", graph)
+        return FusedGraph(
+            package(function, self._names, weights) if quantized else function,
+            fused={kind: n for kind, n in sorted(kinds.items()) if kind.startswith(_FUSED) and not _is_unfused(kind)},
+            unfused={kind: n for kind, n in sorted(kinds.items()) if _is_unfused(kind)},
+            quantization=quantized.summary if quantized else None,
+        )
 
 
 def _executed(frozen: torch.jit.ScriptModule, tensors: Sequence[torch.Tensor]) -> Any:

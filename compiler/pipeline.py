@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpuc.compiler.benchmarking.sizes import fit_sizes, parse_sizes
 from cpuc.compiler.calibration import Calibration, make_calibration, read_calibration
 from cpuc.compiler.precision import FEATURES, LOGITS, PRECISIONS, check_cpu, slow_here
 from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
@@ -26,7 +27,7 @@ from cpuc.runtime.tasks import load_task
 if TYPE_CHECKING:
     import numpy as np
 
-    from cpuc.compiler.fusion import FusedGraph
+    from cpuc.compiler.fusion import Fusible
     from cpuc.compiler.loading import Original
     from cpuc.compiler.verification import Sample
     from cpuc.runtime.records import Records
@@ -46,6 +47,8 @@ def compile(
     force: bool = False,
     verify: bool = True,
     allow_unlisted: bool = False,
+    tune: bool = False,
+    tune_shapes: str | None = None,
     report: Report = lambda _: None,
     warn: Report = lambda _: None,
 ) -> Manifest:
@@ -61,6 +64,8 @@ def compile(
         force: replace `output` if it exists.
         verify: compare the artifact with the original model; without it the manifest's proof is null.
         allow_unlisted: try an architecture that is not in the table; it is always verified.
+        tune: measure on this CPU which of several forms of the graph is the fastest, and keep that.
+        tune_shapes: at which sizes, rows x length, such as "1x16,8x128"; implies `tune`. By default one row of usual lengths.
         report: called with the name of each stage as it begins.
         warn: called with what a user should know of the artifact, if there is something.
 
@@ -74,6 +79,7 @@ def compile(
     """
     _check_options(precision, verify, allow_unlisted)
     given = read_calibration(calibrate, precision)
+    shapes = parse_sizes(tune_shapes) if tune_shapes is not None else [] if tune else None
     if remark := slow_here(precision):
         warn(remark)
     target = Path(output)
@@ -84,7 +90,7 @@ def compile(
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
     with _told_whole(), atomic_write(target, force=force) as staged:
-        return _build(_Request(source, files, task, kind, precision, given, verify, report), staged)
+        return _build(_Request(source, files, task, kind, precision, given, verify, shapes, report), staged)
 
 
 @contextlib.contextmanager
@@ -115,6 +121,8 @@ class _Request:
     precision: str
     calibration: Records | None
     verify: bool
+    # What to tune for, empty for what is usual; None is not to tune.
+    shapes: list[tuple[int, ...]] | None
     report: Report
 
 
@@ -130,6 +138,7 @@ def _build(request: _Request, staged: Path) -> Manifest:
     chosen = PRECISIONS[request.precision]
     original = load_original(request.source, request.files, request.task, request.kind)
     manifest = describe(request.source, request.files, original, request.task, request.kind, request.precision)
+    sizes = None if request.shapes is None else fit_sizes(manifest, request.shapes)
     extra = original.preprocessing.extra
     runtime_task = load_task(manifest, extra.__getitem__)
     sample = make_sample(runtime_task, manifest, task.records(manifest.preprocessing))
@@ -142,8 +151,14 @@ def _build(request: _Request, staged: Path) -> Manifest:
         given = given_outputs(original.module, list(task.outputs), tried[0].inputs)
         eager = run_original(original, inputs, given, tried)
         manifest = replace(manifest, outputs=_outputs(task.outputs, eager[0]))
-        fused = _fuse(request, original, manifest, sample, calibration)
-    build = replace(manifest.build, fused=fused.fused, unfused=fused.unfused, quantization=fused.quantization)
+        fusible = _fuse(request, original, manifest, sample, calibration)
+        if sizes is None:
+            fused, tuning = fusible.build(fusible.defaults), None
+        else:
+            from cpuc.compiler.tuning import tune
+
+            fused, tuning = tune(fusible, manifest, sizes, report)
+    build = replace(manifest.build, fused=fused.fused, unfused=fused.unfused, quantization=fused.quantization, tuning=tuning)
     manifest = replace(manifest, build=build)
     report("writing the bundle")
     digests = bundle.stage(staged, fused.saved(), extra)
@@ -156,12 +171,12 @@ def _build(request: _Request, staged: Path) -> Manifest:
 
 def _fuse(
     request: _Request, original: Original, manifest: Manifest, sample: Sample, calibration: Calibration | None
-) -> FusedGraph:
-    """Capture, quantise if asked for, fuse."""
+) -> Fusible:
+    """Capture, quantise if asked for, fuse what has one form."""
     import torch
 
     from cpuc.compiler.capture import capture
-    from cpuc.compiler.fusion import fuse
+    from cpuc.compiler.fusion import prepare
     from cpuc.compiler.quantization import Quantized, quantize
 
     chosen, report = PRECISIONS[request.precision], request.report
@@ -181,7 +196,7 @@ def _fuse(
     # Convolutions are packed for the sizes met here. A server gets its images one by one: ResNet-50 was 1.7 times faster
     # with one so than packed for three, and as fast with eight.
     alone = sample.batches[0].inputs if set(manifest.axes) == {"batch"} else example
-    return fuse(frozen, inputs, alone, in_int8 if chosen.int8 else None)
+    return prepare(frozen, inputs, alone, in_int8 if chosen.int8 else None)
 
 
 def describe(source: Source, files: Snapshot, original: Original, task: str, kind: str, precision: str) -> Manifest:

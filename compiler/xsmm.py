@@ -13,13 +13,12 @@ The kernels want contiguous inputs of two or three axes, which they don't check.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from cpuc.compiler.quantization import watch
-from cpuc.compiler.rewrites.matching import constant
+from cpuc.compiler.rewrites.matching import constant, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 from cpuc.runtime.engine import cpu_offers
 
@@ -31,6 +30,7 @@ from cpuc.runtime.engine import cpu_offers
 _NARROW = ((32,), (32, 64, 48, 24, 16))
 _WIDE = ((48, 64, 32), (64, 32, 48, 24, 16))
 _BRAIN = ((64, 48), (64, 32, 48, 16))
+_LEAST = 32  # smaller blocks of outputs have not been the fastest anywhere
 
 _ADD_RUN = "ipex_prepack::linear_add_run"
 _BIAS, _RELU, _ADD, _GELU, _GELU_TANH, _SILU = (
@@ -62,20 +62,35 @@ _CONTIGUOUS = (
 )
 
 
-def use_xsmm(graph: Graph, example: Sequence[torch.Tensor]) -> None:
+def use_xsmm(graph: Graph, example: Sequence[torch.Tensor], form: str = "libxsmm") -> None:
     """Move the packed linear layers of the fused `graph` to libxsmm, in place, where it has a kernel.
 
     Args:
         graph: what `rewrites` and IPEX's passes have left; its inputs are those of `example`.
         example: tensors to run it on once, for the number of axes that each layer's input has.
+        form: `Forms.layers`.
     """
+    if form == "onednn":
+        return
+    preferred = int(form.partition("-")[2] or 0)
     tensors = iter(
         watch(graph, lambda graph: [v for node in _layers(graph) for v in (*_operands(node), node.output())], example)
     )
-    weights = _Weights(graph)
+    weights = _Weights(graph, preferred)
     for node in _layers(graph):
         _move(graph, node, [next(tensors).shape for _ in _operands(node)], next(tensors).shape, weights)
     torch._C._jit_pass_dce(graph)
+
+
+def dtypes_of_layers(graph: Graph) -> set[torch.dtype]:
+    """The dtypes of the layers that `use_xsmm` may find a kernel for."""
+    return {_unpacked(node)[0].dtype for node in _layers(graph)}
+
+
+def alternatives(dtypes: Iterable[torch.dtype]) -> list[str]:
+    """The forms besides the usual one that layers of these dtypes can have on this CPU."""
+    sizes = {size for dtype in dtypes for size in _blocks(dtype)[0][1:] if size >= _LEAST}
+    return [*(f"libxsmm-{size}" for size in sorted(sizes)), "onednn"] if sizes else []
 
 
 def _layers(graph: Graph) -> list[Node]:
@@ -91,7 +106,7 @@ def _move(graph: Graph, node: Node, operands: list[torch.Size], output: torch.Si
     if len(output) not in (2, 3) or any(shape != output for shape in operands[1:]):
         return
     with graph.insert_point_guard(node):
-        stored = weights.insert(node.inputsAt(node.inputsSize() - 1).toIValue())
+        stored = weights.insert(node)
         if stored is None:
             return
         dtype, *parameters = stored
@@ -102,9 +117,9 @@ def _move(graph: Graph, node: Node, operands: list[torch.Size], output: torch.Si
         arguments = [*(_contiguous(graph, value) for value in _operands(node)), *parameters]
         if node.kind() == _ADD_RUN:
             arguments.append(graph.insertConstant(1.0 if factor is None else float(factor)))
-        made = graph.insertNode(graph.create(operator, [*arguments, graph.insertConstant(None)], 1)).output()
+        made = insert(graph, operator, *arguments, None)
         if after is not None:
-            made = graph.insertNode(graph.create(after, [made, *options], 1)).output()
+            made = insert(graph, after, made, *options)
     node.output().replaceAllUsesWith(made)
     node.destroy()
 
@@ -112,21 +127,33 @@ def _move(graph: Graph, node: Node, operands: list[torch.Size], output: torch.Si
 def _contiguous(graph: Graph, value: Value) -> Value:
     if value.node().kind() in _CONTIGUOUS:
         return value
-    format_ = graph.insertConstant(0)  # torch.contiguous_format
-    return graph.insertNode(graph.create("aten::contiguous", [value, format_], 1)).output()
+    return insert(graph, "aten::contiguous", value, 0)  # torch.contiguous_format
+
+
+def _unpacked(node: Node) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The weight and the bias of a packed layer."""
+    weight, bias, _ = node.inputsAt(node.inputsSize() - 1).toIValue()._get_method("__getstate__")()
+    return weight, bias
 
 
 class _Weights:
-    """The blocked weights and the bias of packed layers, each stored once however many layers share it."""
+    """The blocked weights and the bias of packed layers, each stored once however many layers share it.
 
-    def __init__(self, graph: Graph) -> None:
+    `preferred` is the size of blocks of outputs to try before the usual ones, or 0.
+    """
+
+    def __init__(self, graph: Graph, preferred: int) -> None:
         self._graph = graph
+        self._preferred = preferred
         self._blocked: dict[bytes, torch.Tensor] = {}
 
-    def insert(self, context: Any) -> tuple[torch.dtype, Value, Value] | None:
+    def insert(self, node: Node) -> tuple[torch.dtype, Value, Value] | None:
         """The dtype of a packed layer's weights, and constants for them and the bias; None if no kernel takes them."""
-        weight, bias, _ = context._get_method("__getstate__")()
-        outputs, inputs = (_divisor(size, sizes) for size, sizes in zip(weight.shape, _blocks(weight.dtype), strict=True))
+        weight, bias = _unpacked(node)
+        several, of_inputs = _blocks(weight.dtype)
+        if self._preferred and several:
+            several = (self._preferred, *several)
+        outputs, inputs = _divisor(weight.shape[0], several), _divisor(weight.shape[1], of_inputs)
         if not outputs or not inputs:
             return None
         digest = hashlib.sha256(weight.contiguous().view(torch.uint8).numpy().tobytes()).digest()

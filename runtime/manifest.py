@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from cpuc.runtime.errors import BundleError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # A manifest is a few kilobytes; a reader must not be made to parse more than this.
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 100
@@ -90,11 +90,41 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One alternative that ``--tune`` measured.
+
+    ``choice`` is what it is an alternative for and ``form`` which; ``ratios`` say for each of ``Tuning.sizes`` how many times
+    as fast as without it a call was; ``kept`` whether the artifact is so.
+    """
+
+    choice: str
+    form: str
+    ratios: list[float]
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What ``--tune`` measured, on a machine with this ``cpu`` of which it could use ``cpus``.
+
+    ``sizes`` are rows, or rows and their length. ``threads`` is how many of the CPUs a call is fastest on, ``streams`` how many
+    calls side by side answer most rows per second.
+    """
+
+    cpu: str
+    cpus: int
+    sizes: list[list[int]]
+    threads: int
+    streams: int
+    trials: list[Trial]
+
+
+@dataclass(frozen=True)
 class Build:
     """How the artifact was made and what a machine needs to run it.
 
     ``isa`` is the lowest CPU capability, as ``torch.backends.cpu.get_cpu_capability`` names it; ``quantization`` is null where
-    nothing is computed in int8.
+    nothing is computed in int8, ``tuning`` where nothing was tried.
     """
 
     precision: str
@@ -105,6 +135,7 @@ class Build:
     fused: dict[str, int]
     unfused: dict[str, int]
     quantization: Quantization | None = None
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +232,9 @@ def _check_values(manifest: Manifest) -> None:
         version = getattr(manifest.build, name)
         if not _VERSION.fullmatch(version):  # a user is told to install it
             raise BundleError(f"manifest.json.build.{name}: {version!r} is no version")
+    tuning = manifest.build.tuning
+    if tuning is not None and not (0 < tuning.threads <= tuning.cpus <= LARGEST_SIZE and 0 < tuning.streams <= tuning.cpus):
+        raise BundleError("manifest.json.build.tuning: threads and streams must be from 1 to cpus")
     for name, axis in manifest.axes.items():
         if not 0 < axis.minimum <= (LARGEST_SIZE if axis.maximum is None else axis.maximum) <= LARGEST_SIZE:
             raise BundleError(f"manifest.json.axes.{name}: {axis.minimum} to {axis.maximum} is no range of sizes")

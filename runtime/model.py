@@ -154,7 +154,7 @@ def load(
     bundle = open_bundle(path, trust=trust)
     task = load_task(bundle.manifest, bundle.read)
     engine = Engine(bundle, check_digests=check_digests)
-    model = Model(engine, task, Streams(engine, streams) if streams != 1 else None)
+    model = Model(engine, task, Streams(engine.run, streams) if streams != 1 else None)
     if warm_up:
         model.warm_up()
     return model

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,26 +18,24 @@ from cpuc.runtime.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from cpuc.runtime.engine import Engine
-
 
 class Streams:
-    """An engine whose calls run on streams, each with its own share of this process's CPUs.
+    """Calls of an engine run on streams, each with its own share of this process's CPUs.
 
     Args:
-        engine: loaded; it may not be called by others meanwhile, if latency matters.
+        call: its `run`; others should not call it meanwhile, if latency matters.
         count: how many streams, from 1 to the number of CPUs that this process may use.
 
     Raises:
         InputError: `count` is out of these bounds.
     """
 
-    def __init__(self, engine: Engine, count: int) -> None:
+    def __init__(self, call: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], count: int) -> None:
         cpus = sorted(os.sched_getaffinity(0))
         if not 1 <= count <= len(cpus):
             raise InputError(f"streams is {count}, must be 1 to {len(cpus)}, the CPUs that this process may use")
         self.count = count
-        self._engine = engine
+        self._call = call
         # Neighbours share caches: a stream gets neighbours.
         bounds = [len(cpus) * i // count for i in range(count + 1)]
         shares = [cpus[start:end] for start, end in itertools.pairwise(bounds)]
@@ -45,11 +43,11 @@ class Streams:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The engine's `run`, on the next stream that is free."""
-        return self._pool.submit(self._engine.run, inputs).result()
+        return self._pool.submit(self._call, inputs).result()
 
     def map(self, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         """`run` for each of `batches`, in their order, side by side."""
-        return self._pool.map(self._engine.run, batches)
+        return self._pool.map(self._call, batches)
 
     def everywhere(self, inputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """`run` once on every stream, at the same time."""
@@ -57,7 +55,7 @@ class Streams:
 
         def meet(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             together.wait()
-            return self._engine.run(inputs)
+            return self._call(inputs)
 
         return self._pool.map(meet, [inputs] * self.count)
 

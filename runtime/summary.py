@@ -6,7 +6,7 @@ import json
 
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.errors import printable
-from cpuc.runtime.manifest import Manifest, Proof, Quantization, TensorSpec
+from cpuc.runtime.manifest import Manifest, Proof, Quantization, TensorSpec, Trial, Tuning
 from cpuc.runtime.tasks import names as list_tasks
 from cpuc.runtime.tasks import task_module
 
@@ -62,6 +62,8 @@ def _sections(bundle: Bundle) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
     if build.quantization:
         built += [("int8", quantization(build.quantization)), ("not int8", kept(build.quantization))]
+    if build.tuning:
+        built += [("tuned", tuning(build.tuning)), *((f"  {each.choice}", trial(each)) for each in build.tuning.trials)]
     integrity = [
         ("sha-256", f"{len(manifest.members)} members; checked when the bundle is loaded"),
         ("signature", f"by {signature.signer}; checked with --trust" if signature else "none"),
@@ -88,7 +90,21 @@ def compiled(manifest: Manifest, name: str, size: int) -> list[str]:
         lines.append(f"unfused: {counts(build.unfused)}")
     if build.quantization:
         lines.append(f"int8: {quantization(build.quantization)}")
+    if build.tuning:
+        lines.append(f"tuned: {tuning(build.tuning)}")
     return [*lines, f"verified: {proof(manifest)}"]
+
+
+def tuning(facts: Tuning) -> str:
+    """Where an artifact was tuned, for what, and what came of it, in one line."""
+    sizes = ", ".join(" x ".join(map(str, size)) for size in facts.sizes)
+    kept = ", ".join(f"{each.choice} {each.form}" for each in facts.trials if each.kept) or "what is usual"
+    return f"for {sizes} on {facts.cpus} CPUs of {facts.cpu}: {kept}; {facts.threads} threads a call, {facts.streams} streams"
+
+
+def trial(facts: Trial) -> str:
+    """One alternative and its ratios, in one line."""
+    return f"{facts.form}: {' '.join(f'{ratio:.2f}' for ratio in facts.ratios)}" + (" (kept)" if facts.kept else "")
 
 
 def quantization(facts: Quantization) -> str:

@@ -18,6 +18,7 @@ from sources import NAME, TINY, Publish, User, new_user, write
 
 import cpuc
 from cpuc.compiler.flash import ATTENTION, KERNEL
+from cpuc.compiler.neighbours import layers_in
 from cpuc.compiler.precision import PRECISIONS
 from cpuc.runtime.engine import cpu_offers
 
@@ -50,10 +51,12 @@ def attentions(operators: Mapping[str, int]) -> int:
     return sum(operators.get(name, 0) for name in (ATTENTION, KERNEL))
 
 
-def linear_layers(operators: Mapping[str, int]) -> int:
-    """How many of these are linear layers: libxsmm's, oneDNN's, or quantised ones."""
-    kinds = ("torch_ipex::tpp_linear", "ipex_prepack::linear", "onednn::qlinear")
-    return sum(n for name, n in operators.items() if name.startswith(kinds))
+LINEAR = ("torch_ipex::tpp_linear", "ipex_prepack::linear", "onednn::qlinear")  # libxsmm's, oneDNN's, quantised ones
+
+
+def linear_layers(graph: Any) -> int:
+    """How many of a model's linear layers the fused operators of its graph are."""
+    return sum(layers_in(node) for node in graph.nodes() if node.kind().startswith(LINEAR))
 
 
 @pytest.fixture(scope="session")

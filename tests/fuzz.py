@@ -42,11 +42,13 @@ def manifest() -> dict[str, Any]:
     nothing = {"minimum": None, "maximum": None, "pad": None}
     outputs = [{**tensor, **nothing, "name": name, "dtype": "float32"} for name in ("start_logits", "end_logits")]
     build = {"precision": "fp32", "fuser": "ipex", "torch": "2.8.0", "ipex": "2.8.0", "isa": "AVX2", "fused": {}, "unfused": {}}
+    trial = {"choice": "layers", "form": "onednn", "ratios": [1.5], "kept": True}
+    tuning = {"cpu": "x", "cpus": 2, "sizes": [[1, 16]], "threads": 2, "streams": 1, "trials": [trial]}
     differences = dict.fromkeys(("max_abs", "mean_abs", "max_relative", "rms_relative"), 0.5)
     proof = {"inputs": 1, "shapes": [[1, 2]], "tolerance": 0.5, "answers": 1, "answers_equal": 1}
     proof |= {f"{name}_difference": value for name, value in differences.items()}
     return {
-        "format_version": 2,
+        "format_version": 3,
         "cpuc_version": "0.1.0",
         "task": "question-answering",
         "architecture": "bert",
@@ -55,7 +57,7 @@ def manifest() -> dict[str, Any]:
         "inputs": [{**tensor, "name": "input_ids"}],
         "outputs": outputs,
         "preprocessing": {"padding_side": "right", "truncation_side": "right", "cls_token_id": None},
-        "build": {**build, "quantization": None},
+        "build": {**build, "quantization": None, "tuning": tuning},
         "proof": proof,
         "members": {},
     }

@@ -168,8 +168,8 @@ def test_a_member_that_is_there_twice_is_refused(fp32: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=3), "format version 3, this cpuc reads version 2: update cpuc"),
-        (lambda m: m.update(format_version=1), "compile the model again"),
+        (lambda m: m.update(format_version=4), "format version 4, this cpuc reads version 3: update cpuc"),
+        (lambda m: m.update(format_version=2), "compile the model again"),
         (lambda m: m.pop("format_version"), "has no format_version"),
         (lambda m: m["build"].update(torch="2.9.1"), "compiled with torch 2.9.1, but .* pip install torch==2.9.1"),
         (lambda m: m["build"].update(ipex="2.7.0"), "compiled with intel-extension-for-pytorch 2.7.0"),

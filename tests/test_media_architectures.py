@@ -65,7 +65,7 @@ def test_fp32_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(name: s
     assert attentions(graph.fused) == case.attentions
     convolutions = before["aten::_convolution"] + before["aten::_convolution_mode"]
     # Convolutions of width 1 over sound become linear layers.
-    linear, others = linear_layers(graph.fused), packed(graph, "ConvolutionOpContext")
+    linear, others = linear_layers(graph.program.graph), packed(graph, "ConvolutionOpContext")
     assert linear + others == before["aten::linear"] + convolutions
     assert linear >= before["aten::linear"] > 0 or name.endswith("basic-features")
     assert 0 < others <= convolutions

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT, here, linear_layers
+from conftest import LINEAR, ROOT, here
 
 import cpuc
 
@@ -109,7 +109,7 @@ def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_pat
             assert peak <= weights + 1.0e9
         assert min(ratios) <= 1.2, (length, ratios)
     assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
-    assert linear_layers(dict.fromkeys(operators, 1))
+    assert any(name.startswith(LINEAR) for name in operators)
     kernel = (
         "aten::_scaled_dot_product_flash_attention_for_cpu" if precision.endswith("fp32") else "torch_ipex::flash_attention"
     )
@@ -149,7 +149,7 @@ print(statistics.median(a / b for a, b in pairs[2:]))
 def test_a_call_executes_the_stored_graph_and_compiles_nothing(fp32: Path) -> None:
     *_, modules, operators = fresh(fp32, 30)
     assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
-    assert linear_layers(dict.fromkeys(operators, 1))
+    assert any(name.startswith(LINEAR) for name in operators)
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in operators
 
 

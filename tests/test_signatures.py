@@ -278,7 +278,7 @@ def test_what_a_bundle_says_cannot_move_the_cursor(tiny: Path, tmp_path: Path, c
         assert done.returncode == 0
         assert not {"\x1b", "\r", "\u202e"} & set(done.stdout + done.stderr)
         assert r"\x1b[2J\rok\u202e" in done.stdout
-    bad = written(tmp_path / "bad.pt", with_manifest(unpack(tiny), lambda m: m.update(format_version=2, color=evil)))
+    bad = written(tmp_path / "bad.pt", with_manifest(unpack(tiny), lambda m: m.update(format_version=3, color=evil)))
     wrong = written(tmp_path / "wrong.pt", with_manifest(unpack(tiny), lambda m: m["build"].update(torch=f"2.8.0; {evil}")))
     for each, message in ((bad, "unknown field 'color'"), (wrong, "is no version")):
         done = cli("inspect", each)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from cpuc.runtime.cpu import cpu_name
 from cpuc.runtime.libraries import installed_versions
 
 
@@ -24,9 +23,5 @@ class Machine:
 
 def describe_machine() -> Machine:
     """This machine, as it runs artifacts."""
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
     isa = torch.backends.cpu.get_cpu_capability()
-    return Machine(names[0] if names else "unknown CPU", isa, torch.get_num_threads(), **installed_versions())
+    return Machine(cpu_name(), isa, torch.get_num_threads(), **installed_versions())

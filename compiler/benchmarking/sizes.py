@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,25 +33,60 @@ class Size:
         return None if self.length is None else self.batch * self.length
 
 
-def choose_sizes(manifest: Manifest, batches: Sequence[int], lengths: Sequence[int]) -> list[Size]:
+def choose_sizes(
+    manifest: Manifest,
+    batches: Sequence[int],
+    lengths: Sequence[int],
+    options: tuple[str, str] = ("--batch-size", "--seq-len"),
+) -> list[Size]:
     """Every batch size with every length, each once; usual lengths, as far as the model's bounds allow, if there are none.
+
+    `options` are what messages call the two.
 
     Raises InputError naming the limit that a size exceeds, or that the model has no axis to choose.
     """
     for batch in batches:
-        _check("batch", "--batch-size", batch, manifest.axes.get("batch", Axis(1, 1)))
+        _check("batch", options[0], batch, manifest.axes.get("batch", Axis(1, 1)))
     axes = {axis for spec in manifest.inputs for axis in spec.shape}
     free = next((name for name in DEFAULTS if name in axes), None)
     if free is None:
         if lengths:
             shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in manifest.inputs)
-            raise InputError(f"--seq-len: the model has no free length ({shapes}): leave it out")
+            raise InputError(f"{options[1]}: the model has no free length ({shapes}): leave it out")
         return [Size(batch) for batch in dict.fromkeys(batches)]
     bounds = manifest.axes[free]
     for length in lengths:
-        _check(free, "--seq-len", length, bounds)
+        _check(free, options[1], length, bounds)
     chosen = lengths or [max(bounds.minimum, min(length, bounds.maximum or length)) for length in DEFAULTS[free]]
     return [Size(batch, length, UNITS[free]) for batch in dict.fromkeys(batches) for length in dict.fromkeys(chosen)]
+
+
+def parse_sizes(text: str) -> list[tuple[int, ...]]:
+    """Rows, or rows and their length, of sizes written as "1x16,8x128" or "1,8".
+
+    Raises InputError if it is none of these.
+    """
+    sizes = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if not all(re.fullmatch(r"[1-9][0-9]{0,9}(x[1-9][0-9]{0,9})?", size) for size in sizes):
+        raise InputError(f"--tune-shapes {text!r}: write rows x length, as in 1x16,8x128; rows alone where the length is fixed")
+    return [tuple(map(int, size.split("x"))) for size in sizes]
+
+
+def fit_sizes(manifest: Manifest, given: Sequence[tuple[int, ...]]) -> list[Size]:
+    """What `parse_sizes` returned as sizes of a model; usual ones if there are none.
+
+    Raises InputError naming the limit that a size exceeds, a length that is missing, or one that the model has no axis for.
+    """
+    usual = choose_sizes(manifest, [1], [])
+    if not given:
+        return usual
+    for size in given:
+        if (len(size) == 1) != (usual[0].length is None):
+            shown = "x".join(map(str, size))
+            wanted = "rows alone: the length is fixed" if usual[0].length is None else f"rows x {usual[0].unit}"
+            raise InputError(f"--tune-shapes: {shown} does not fit the model, which takes {wanted}")
+    options = ("--tune-shapes", "--tune-shapes")
+    return [size for rows, *length in given for size in choose_sizes(manifest, [rows], length, options)]
 
 
 def _check(axis: str, option: str, size: int, bounds: Axis) -> None:

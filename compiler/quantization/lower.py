@@ -19,7 +19,7 @@ from cpuc.compiler.quantization.layers import ACTIVATIONS, PLACEHOLDER, Layer, r
 from cpuc.compiler.quantization.quantize import Quantized
 from cpuc.compiler.quantization.rounding import LEVELS
 from cpuc.compiler.quantization.solve import Solution
-from cpuc.compiler.rewrites.matching import equals
+from cpuc.compiler.rewrites.matching import equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 _FLOAT32, _BFLOAT16, _UINT8, _QUINT8 = 6, 15, 0, 13  # dtypes as graphs write them
@@ -151,8 +151,7 @@ class _Lowering:
 
     def _make(self, kind: str, *inputs: Any) -> Value:
         """Insert an operator; inputs that are no values of the graph become constants."""
-        values = [each if isinstance(each, torch._C.Value) else self.graph.insertConstant(each) for each in inputs]
-        return self.graph.insertNode(self.graph.create(kind, values, 1)).output()
+        return insert(self.graph, kind, *inputs)
 
 
 def _activation(node: Node) -> tuple[Node, tuple[str, str]]:

@@ -156,6 +156,13 @@ def source(node: Node, *path: int) -> Node | None:
     return node
 
 
+def insert(graph: Graph, kind: str, *inputs: Any) -> Value:
+    """The output of a new operator where the graph is being written; inputs that are no values of it become constants."""
+    values = [each if isinstance(each, torch._C.Value) else graph.insertConstant(each) for each in inputs]
+    output: Value = graph.insertNode(graph.create(kind, values, 1)).output()
+    return output
+
+
 def constant(node: Node | None, position: int) -> Any:
     """The value of an input, where it is constant, or None. A tensor that came from a number is given as that number."""
     if node is None or node.inputsSize() <= position:

@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t format_version = 2;
+constexpr int64_t format_version = 3;
 constexpr int max_depth = 100;
 const std::array<std::string, 6> dtypes = {"bool", "int32", "int64", "float16", "float32", "float64"};
 
@@ -34,6 +34,13 @@ Type manifest_type() {
                                     {"records", integer()},
                                     {"layers", integer()},
                                     {"kept", list(kept)}});
+  const Type trial = object({{"choice", text()}, {"form", text()}, {"ratios", list(number())}, {"kept", boolean()}});
+  const Type tuning = object({{"cpu", text()},
+                              {"cpus", integer()},
+                              {"sizes", list(list(integer()))},
+                              {"threads", integer()},
+                              {"streams", integer()},
+                              {"trials", list(trial)}});
   const Type build = object({{"precision", text()},
                              {"fuser", text()},
                              {"torch", text()},
@@ -41,7 +48,8 @@ Type manifest_type() {
                              {"isa", text()},
                              {"fused", dict(integer())},
                              {"unfused", dict(integer())},
-                             {"quantization", or_null(quantization)}});
+                             {"quantization", or_null(quantization)},
+                             {"tuning", or_null(tuning)}});
   const Type proof = object({{"inputs", integer()},
                              {"shapes", list(list(integer()))},
                              {"max_abs_difference", number()},
@@ -73,6 +81,14 @@ std::optional<int64_t> optional_of(const json& value) {
 
 // A whole number of the manifest; the library keeps those from 2**63 on as unsigned.
 bool in_range(const json& value) { return !value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX; }
+
+void check_tuning(const json& tuning) {
+  if (tuning.is_null()) return;
+  const json &cpus = tuning["cpus"], &threads = tuning["threads"], &streams = tuning["streams"];
+  const bool numbers = in_range(cpus) && in_range(threads) && in_range(streams) && cpus.get<int64_t>() <= largest_size;
+  const auto fits = [&](const json& count) { return 0 < count.get<int64_t>() && count.get<int64_t>() <= cpus.get<int64_t>(); };
+  if (!numbers || !fits(threads) || !fits(streams)) wrong("manifest.json.build.tuning: threads and streams must be from 1 to cpus");
+}
 
 void check_axes(const json& axes) {
   for (const auto& [name, axis] : axes.items()) {
@@ -162,8 +178,10 @@ Manifest Manifest::from_json(const std::string& text) {
     if (!is_version(release))
       wrong(std::string("manifest.json.build.") + name + ": " + in_quotes(release) + " is no version");
   }
+  check_tuning(build["tuning"]);
   check_axes(raw["axes"]);
   Manifest manifest;
+  if (const json& tuning = build["tuning"]; !tuning.is_null()) manifest.tuning = {tuning["cpu"], tuning["cpus"], tuning["threads"]};
   for (const char* name : {"inputs", "outputs"}) check_tensors(raw[name], name, raw["axes"]);
   manifest.task = raw["task"], manifest.architecture = raw["architecture"], manifest.precision = build["precision"];
   manifest.torch = build["torch"], manifest.ipex = build["ipex"], manifest.isa = build["isa"];

@@ -31,6 +31,10 @@ Type text() {
 
 Type integer() { return {"int", is_integer, nothing}; }
 
+Type boolean() {
+  return {"bool", [](const json& value) { return value.is_boolean(); }, nothing};
+}
+
 Type number() {
   return {"float", [](const json& value) { return value.is_number(); }, nothing};
 }

@@ -25,6 +25,7 @@ using Fields = std::vector<std::pair<std::string, Type>>;
 
 Type text();
 Type integer();
+Type boolean();
 Type number();
 Type list(const Type& item);
 Type dict(const Type& value);

@@ -1,0 +1,98 @@
+"""What libxsmm's linear layers and their neighbours can do together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from cpuc.compiler.quantization.layers import readers
+from cpuc.compiler.rewrites.matching import constant, equals, insert
+from cpuc.compiler.rewrites.rewrite import Graph, Node
+
+_BIAS, _ADD, _NORM = "torch_ipex::tpp_linear_bias", "torch_ipex::tpp_linear_add", "aten::layer_norm"
+# Operators that take a layer's output apart, and would do so with a part of a row as well.
+_VIEWS = ("aten::view", "aten::reshape")
+
+
+def add_in_norm(graph: Graph) -> None:
+    """A residual connection is added by the layer norm after it, in place of the linear layer before it.
+
+    layer_norm(tpp_linear_add(x, residual, …), …)   →   add_layernorm(tpp_linear_bias(x, …), residual, …)
+    """
+    for norm in graph.findAllNodes(_NORM):
+        layer = norm.inputsAt(0).node()
+        if layer.kind() != _ADD or len(layer.output().uses()) != 1 or not equals(layer.inputsAt(4), 1.0):
+            continue
+        if constant(norm, 2) is None or constant(norm, 3) is None:  # a norm without weight and bias
+            continue
+        x, residual, weight, bias, _, blocks = layer.inputs()
+        shape, *parameters, _ = list(norm.inputs())[1:]
+        with graph.insert_point_guard(norm):
+            y = insert(graph, _BIAS, x, weight, bias, blocks)
+            normed = insert(graph, "ipex::add_layernorm", y, residual, 1, shape, *parameters, False)
+        norm.output().replaceAllUsesWith(normed)
+        norm.destroy()
+    torch._C._jit_pass_dce(graph)
+
+
+def join(graph: Graph) -> None:
+    """Layers that read one tensor, such as those of query, key and value, are one, whose output is cut."""
+    together: dict[tuple[Any, ...], torch.Tensor] = {}
+    for nodes in _groups(graph):
+        weights, biases = ([_tensor(node, i) for node in nodes] for i in (1, 2))
+        # Layers that share weights keep sharing them: such tensors are stored once.
+        for tensors in (weights, biases):
+            together.setdefault(_key(tensors), torch.cat(tensors))
+        blocks = nodes[0].inputsAt(3)
+        with graph.insert_point_guard(nodes[0]):
+            source = nodes[0].inputsAt(0)
+            whole = insert(graph, _BIAS, source, together[_key(weights)], together[_key(biases)], blocks)
+            begin = 0
+            for node, bias in zip(nodes, biases, strict=True):
+                part = insert(graph, "aten::slice", whole, -1, begin, begin + len(bias), 1)
+                begin += len(bias)
+                node.output().replaceAllUsesWith(part)
+                for use in part.uses():
+                    _reshape(graph, use.user)
+        for node in nodes:
+            node.destroy()
+    torch._C._jit_pass_dce(graph)
+
+
+def layers_in(node: Node) -> int:
+    """How many of the model's linear layers an operator computes."""
+    cuts = [reader for reader in readers(node.output()) if reader.kind() == "aten::slice" and equals(reader.inputsAt(1), -1)]
+    return max(1, len(cuts))
+
+
+def _groups(graph: Graph) -> list[list[Node]]:
+    """Layers of one input and one size of blocks, all of whose outputs are taken apart next."""
+    groups: dict[tuple[Any, ...], list[Node]] = {}
+    for node in graph.findAllNodes(_BIAS):
+        weight, bias = (_tensor(node, i) for i in (1, 2))
+        if all(reader.kind() in _VIEWS for reader in readers(node.output())) and len(bias):
+            source = node.inputsAt(0)
+            while source.node().kind() == "aten::contiguous":
+                source = source.node().inputsAt(0)
+            groups.setdefault((source.debugName(), weight.dtype, weight.shape[1:]), []).append(node)
+    return [nodes for nodes in groups.values() if len(nodes) > 1]
+
+
+def _reshape(graph: Graph, view: Node) -> None:
+    """A part of a row is not contiguous: what cannot be a view of it becomes a copy."""
+    if view.kind() == "aten::view":
+        with graph.insert_point_guard(view):
+            new = insert(graph, "aten::reshape", *view.inputs())
+        view.output().replaceAllUsesWith(new)
+        view.destroy()
+
+
+def _tensor(node: Node, position: int) -> torch.Tensor:
+    value: torch.Tensor = node.inputsAt(position).toIValue()
+    return value
+
+
+def _key(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    return tuple((tensor.data_ptr(), tensor.numel()) for tensor in tensors)

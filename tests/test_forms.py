@@ -1,0 +1,166 @@
+"""What linear layers, norms and attention become together, in every form, through what a compile makes of small modules."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from test_xsmm import XSMM
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from cpuc.compiler.fusion import FusedGraph, Fusible, prepare
+from cpuc.compiler.products import use_products
+
+
+def prepared(module: nn.Module, **tensors: torch.Tensor) -> Fusible:
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(module.eval(), tuple(tensors.values())))
+    return prepare(traced, list(tensors), {name: tensor.numpy() for name, tensor in tensors.items()})
+
+
+def check(graph: FusedGraph, module: nn.Module, *tensors: torch.Tensor) -> None:
+    """The stored graph gives what eager gives, in float32's digits."""
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        torch.testing.assert_close(loaded(*tensors), module(*tensors), rtol=1e-5, atol=5e-6)
+
+
+class Attention(nn.Module):
+    """Self-attention with four heads of 16, a residual connection, and a norm."""
+
+    def __init__(self, take: Callable[[torch.Tensor], torch.Tensor], scale: float | None = None) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(64, 64) for _ in range(4))
+        self.norm, self.take, self.scale = nn.LayerNorm(64), take, scale
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = x * 2
+        query, key, value = (self.take(layer(x)) for layer in (self.query, self.key, self.value))
+        y = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scale)
+        return self.norm(self.out(y.transpose(1, 2).reshape(x.shape)) + x)
+
+
+def heads(y: torch.Tensor) -> torch.Tensor:
+    return y.view(y.shape[0], y.shape[1], 4, 16).transpose(1, 2)
+
+
+def flattened(y: torch.Tensor) -> torch.Tensor:
+    return y.view(-1).view(y.shape[0], y.shape[1], 4, 16).transpose(1, 2)
+
+
+MASKS: dict[str, Callable[[int, int], torch.Tensor]] = {
+    "boolean": lambda rows, length: (torch.arange(length) < length - 1).expand(rows, 1, length, length),
+    "one row": lambda rows, length: torch.where(torch.arange(length) < length - 1, 0.0, -torch.inf).expand(rows, 1, 1, length),
+    "nothing": lambda rows, length: torch.where(torch.zeros(rows, 1, length, length) > 0, 0.0, -torch.inf),
+}
+SIZES = ((2, 3), (1, 64), (3, 130))
+
+
+@pytest.mark.parametrize("take", [heads, flattened])
+def test_layers_of_one_input_are_one(take: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    module = Attention(take)
+    fusible = prepared(module, x=torch.randn(2, 5, 64), mask=MASKS["boolean"](2, 5))
+    graph = fusible.build(fusible.defaults)
+    assert graph.fused == {"aten::scaled_dot_product_attention": 1, "ipex::add_layernorm": 1, XSMM + "_bias": 2}
+    for rows, length in SIZES:
+        check(graph, module, torch.randn(rows, length, 64), MASKS["boolean"](rows, length))
+
+
+def test_layers_that_are_read_whole_stay_apart() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x * 2
+            return torch.cos(self.one(x)) * torch.sin(self.other(x))
+
+    module = Two()
+    fusible = prepared(module, x=torch.randn(2, 5, 64))
+    graph = fusible.build(fusible.defaults)
+    assert graph.fused[XSMM + "_bias"] == 2
+    check(graph, module, torch.randn(3, 7, 64))
+
+
+def test_joined_layers_that_share_weights_are_stored_once() -> None:
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(256, 256), nn.Linear(256, 256)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(4):
+                x = torch.tanh(x)
+                one, other = (layer(x).view(*x.shape[:2], 2, 128) for layer in (self.one, self.other))
+                x = (one * other).flatten(2)
+            return x
+
+    module = Repeated()
+    fusible = prepared(module, x=torch.randn(2, 5, 256))
+    graph = fusible.build(fusible.defaults)
+    assert graph.fused[XSMM + "_bias"] == 4
+    assert len(graph.saved()) < 1.1 * 2 * 256 * 257 * 4
+    check(graph, module, torch.randn(3, 6, 256))
+
+
+def test_a_norm_without_weights_stays_as_it_is() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.norm = nn.Linear(64, 64), nn.LayerNorm(64, elementwise_affine=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x * 2
+            return self.norm(self.layer(x) + x)
+
+    module = Sum()
+    fusible = prepared(module, x=torch.randn(2, 5, 64))
+    graph = fusible.build(fusible.defaults)
+    assert graph.fused == {XSMM + "_add": 1}
+    check(graph, module, torch.randn(3, 7, 64))
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("mask", MASKS)
+def test_every_form_is_the_same_function(mask: str, scale: float | None) -> None:
+    torch.manual_seed(0)
+    module = Attention(heads, scale)
+    fusible = prepared(module, x=torch.randn(2, 5, 64), mask=MASKS[mask](2, 5))
+    alternatives = fusible.alternatives()
+    assert alternatives["attention"] == ["products"]
+    assert alternatives["residual"] == ["layer"]
+    assert alternatives["layers"][-1] == "onednn"
+    built = {}
+    for choice, forms in alternatives.items():
+        for form in forms:
+            graph = fusible.build(replace(fusible.defaults, **{choice: form}))
+            built[form] = graph.fused
+            for rows, length in SIZES:
+                if mask != "nothing":
+                    check(graph, module, torch.randn(rows, length, 64), MASKS[mask](rows, length))
+    assert "aten::scaled_dot_product_attention" not in built["products"]
+    assert built["products"]["ipex::matmul_mul"] == built["products"]["ipex::matmul_outtrans"] == 1
+    assert built["layer"][XSMM + "_add"] == 1
+    assert not any(kind.startswith(XSMM) for kind in built["onednn"])
+
+
+def test_rows_without_any_key_are_numbers() -> None:
+    module = Attention(heads)
+    fusible = prepared(module, x=torch.randn(2, 5, 64), mask=MASKS["nothing"](2, 5))
+    graph = fusible.build(replace(fusible.defaults, attention="products"))
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        assert torch.jit.load(io.BytesIO(graph.saved()))(torch.randn(2, 6, 64), MASKS["nothing"](2, 6)).isfinite().all()
+
+
+def test_attention_without_a_mask_is_one_kernel_always() -> None:
+    graph = torch.jit.trace(
+        lambda x: F.scaled_dot_product_attention(x, x, x), torch.randn(2, 4, 5, 16), check_trace=False
+    ).inlined_graph
+    use_products(graph, [torch.randn(2, 4, 5, 16)])
+    assert graph.findNode("aten::scaled_dot_product_attention")
