@@ -56,6 +56,7 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
 @click.option("--allow-unlisted", is_flag=True, help="Try an architecture that is not listed; verification decides.")
 @click.option("--tune", is_flag=True, help="Try several forms of the graph on this CPU, keep the fastest: some minutes more.")
 @click.option("--tune-shapes", metavar="SHAPES", help="Tune for these, rows x length.  [default: 1x16,1x128,1x384]")
+@click.option("--tune-seconds", type=float, default=2.0, show_default=True, help="Time for each form at each shape.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def compile_command(
     model: str,
@@ -66,6 +67,7 @@ def compile_command(
     verify: bool,
     tune: bool,
     tune_shapes: str | None,
+    tune_seconds: float,
     as_json: bool,
     **shared: Any,
 ) -> None:
@@ -97,7 +99,7 @@ def compile_command(
     elif eval_data is not None or max_drop is not None:
         raise click.UsageError("--eval-data and --max-drop go with --precision auto")
     else:
-        shared |= {"tune": tune, "tune_shapes": tune_shapes, "warn": warn}
+        shared |= {"tune": tune, "tune_shapes": tune_shapes, "tune_seconds": tune_seconds, "warn": warn}
         manifest = cpuc.compile(model, output, precision=precision, verify=verify, **shared)
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)

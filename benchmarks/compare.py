@@ -270,10 +270,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a SQuAD file, for questions per second over real text")
     parser.add_argument("--models", nargs="+", help=f"of {', '.join(MODELS)} and minilm-qa, or folders of models")
     parser.add_argument("--precisions", nargs="+", choices=list(TOLERANCE))
-    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), help="default: all, but cpuc-tuned with --quick")
     parser.add_argument("--cases", nargs="+", help="only these, rows by tokens (or pixels), such as 1x128")
     options = parser.parse_args()
     options.models = options.models or (["bert-base"] if options.quick else [*MODELS, "minilm-qa"])
+    options.engines = options.engines or [name for name in ENGINES if not (options.quick and name == "cpuc-tuned")]
     options.precisions = options.precisions or (["fp32"] if options.quick else list(TOLERANCE))
     for name in options.models:
         if name not in (*MODELS, "minilm-qa") and not (Path(name) / "config.json").exists():

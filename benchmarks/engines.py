@@ -290,20 +290,25 @@ class Cpuc(Engine):
     scheme: ClassVar[str] = ""
 
     def build(self) -> None:
-        bundle = self.work / "model.pt"
+        self._compile(self.work / "model.pt")
+
+    def _compile(self, bundle: Path, *options: str) -> None:
         if bundle.exists():
             return
         task = "image-classification" if "pixel_values" in self.example else "question-answering"
+        program = [sys.executable, "-c", "from cpuc.cli import program; program()"]
         command = [
-            sys.executable,
-            "-c",
-            "from cpuc.cli import program; program()",
+            *program,
             "compile",
             str(self.source),
             "-o",
             str(bundle),
+            "--precision",
+            self._own(),
+            "--task",
+            task,
+            *options,
         ]
-        command += ["--precision", self._own(), "--task", task]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UnsupportedError(done.stderr.strip().splitlines()[-1])
@@ -332,6 +337,30 @@ class CpucDynamic(Cpuc):
     scheme = "-dynamic"
 
 
+class CpucTuned(Cpuc):
+    """An artifact for each shape, in the forms that are fastest for that."""
+
+    one_shape = True
+
+    def build(self) -> None:
+        """Shapes are not known yet."""
+
+    def load(self) -> None:
+        self._by_shape: dict[tuple[int, ...], Any] = {}
+
+    def run(self, arrays: Arrays) -> np.ndarray:
+        import cpuc
+
+        shape = next(iter(arrays.values())).shape
+        if shape not in self._by_shape:
+            size = "x".join(map(str, shape[:1] if "pixel_values" in arrays else shape))
+            bundle = self.work / f"{size}.pt"
+            self._compile(bundle, "--tune-shapes", size)
+            self._by_shape[shape] = cpuc.load(bundle, warm_up=False)
+        model = self._by_shape[shape]
+        return next(iter(model.raw({spec.name: arrays[spec.name] for spec in model.manifest.inputs}).values()))
+
+
 def _has_vnni() -> bool:
     with contextlib.suppress(OSError):
         return "vnni" in Path("/proc/cpuinfo").read_text()
@@ -347,9 +376,10 @@ ENGINES: dict[str, type[Engine]] = {
     "ctranslate2": CTranslate2,
     "cpuc": Cpuc,
     "cpuc-dynamic": CpucDynamic,
+    "cpuc-tuned": CpucTuned,
 }
 # Of those that run where cpuc is installed; the others have the peers' environment.
-OWN = ("cpuc", "cpuc-dynamic")
+OWN = ("cpuc", "cpuc-dynamic", "cpuc-tuned")
 
 
 def versions(name: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import tabulate
 
-OWN = ("cpuc", "cpuc-dynamic")
+OWN = ("cpuc", "cpuc-dynamic", "cpuc-tuned")
 
 
 def _seconds(cell: dict[str, Any]) -> float | None:
@@ -113,8 +113,9 @@ def write_report(result: dict[str, Any], folder: Path) -> None:
     text = f"""# Benchmarks
 
 cpuc against other engines, measured by benchmarks/compare.py, which says how; a model at a precision is one run, and `--add`
-puts runs together. Medians of {rounds} rounds in milliseconds; *ratio* is that of the fastest peer to the faster of ours, above
-1 we are faster, with the quartiles of the ratios round by round. {mean}
+puts runs together. Medians of {rounds} rounds in milliseconds; *ratio* is that of the fastest peer to the fastest of ours,
+above 1 we are faster, with the quartiles of the ratios round by round. Of openvino-static and cpuc-tuned (`--tune-shapes`) each
+shape has a model of its own. {mean}
 
 {_machine(result["machine"])}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ def compile(
     allow_unlisted: bool = False,
     tune: bool = False,
     tune_shapes: str | None = None,
+    tune_seconds: float = 2.0,
     report: Report = lambda _: None,
     warn: Report = lambda _: None,
 ) -> Manifest:
@@ -66,6 +68,7 @@ def compile(
         allow_unlisted: try an architecture that is not in the table; it is always verified.
         tune: measure on this CPU which of several forms of the graph is the fastest, and keep that.
         tune_shapes: at which sizes, rows x length, such as "1x16,8x128"; implies `tune`. By default one row of usual lengths.
+        tune_seconds: for how long to measure each form at each size, and at least five calls.
         report: called with the name of each stage as it begins.
         warn: called with what a user should know of the artifact, if there is something.
 
@@ -79,7 +82,10 @@ def compile(
     """
     _check_options(precision, verify, allow_unlisted)
     given = read_calibration(calibrate, precision)
+    if not (math.isfinite(tune_seconds) and tune_seconds > 0):
+        raise InputError(f"tune_seconds is {tune_seconds}, must be a positive number of seconds")
     shapes = parse_sizes(tune_shapes) if tune_shapes is not None else [] if tune else None
+    wanted = None if shapes is None else _Tuning(shapes, tune_seconds)
     if remark := slow_here(precision):
         warn(remark)
     target = Path(output)
@@ -90,7 +96,7 @@ def compile(
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
     with _told_whole(), atomic_write(target, force=force) as staged:
-        return _build(_Request(source, files, task, kind, precision, given, verify, shapes, report), staged)
+        return _build(_Request(source, files, task, kind, precision, given, verify, wanted, report), staged)
 
 
 @contextlib.contextmanager
@@ -111,6 +117,14 @@ def _check_options(precision: str, verify: bool, allow_unlisted: bool) -> None:
 
 
 @dataclass(frozen=True)
+class _Tuning:
+    """Sizes to tune for, none for what is usual, and the time for each form at each."""
+
+    shapes: list[tuple[int, ...]]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Request:
     """What was asked for, after every check that needs no weights."""
 
@@ -121,8 +135,7 @@ class _Request:
     precision: str
     calibration: Records | None
     verify: bool
-    # What to tune for, empty for what is usual; None is not to tune.
-    shapes: list[tuple[int, ...]] | None
+    tuning: _Tuning | None
     report: Report
 
 
@@ -138,7 +151,7 @@ def _build(request: _Request, staged: Path) -> Manifest:
     chosen = PRECISIONS[request.precision]
     original = load_original(request.source, request.files, request.task, request.kind)
     manifest = describe(request.source, request.files, original, request.task, request.kind, request.precision)
-    sizes = None if request.shapes is None else fit_sizes(manifest, request.shapes)
+    sizes = None if request.tuning is None else fit_sizes(manifest, request.tuning.shapes)
     extra = original.preprocessing.extra
     runtime_task = load_task(manifest, extra.__getitem__)
     sample = make_sample(runtime_task, manifest, task.records(manifest.preprocessing))
@@ -152,12 +165,12 @@ def _build(request: _Request, staged: Path) -> Manifest:
         eager = run_original(original, inputs, given, tried)
         manifest = replace(manifest, outputs=_outputs(task.outputs, eager[0]))
         fusible = _fuse(request, original, manifest, sample, calibration)
-        if sizes is None:
+        if request.tuning is None or sizes is None:
             fused, tuning = fusible.build(fusible.defaults), None
         else:
             from cpuc.compiler.tuning import tune
 
-            fused, tuning = tune(fusible, manifest, sizes, report)
+            fused, tuning = tune(fusible, manifest, sizes, request.tuning.seconds, report)
     build = replace(manifest.build, fused=fused.fused, unfused=fused.unfused, quantization=fused.quantization, tuning=tuning)
     manifest = replace(manifest, build=build)
     report("writing the bundle")

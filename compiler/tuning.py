@@ -25,8 +25,6 @@ from cpuc.runtime.cpu import cpu_count, cpu_name
 from cpuc.runtime.manifest import Manifest, Trial, Tuning
 from cpuc.runtime.streams import Streams
 
-# Time for each form of a choice at each size, in seconds; a choice of three forms for three sizes takes 18.
-SECONDS = 2.0
 # An alternative has to win by more than a repeated measurement differs from the first.
 _GAIN = 1.01
 # Changing the number of threads costs a call some of its time: so long has each number at least.
@@ -37,7 +35,7 @@ Report = Callable[[str], None]
 
 
 def tune(
-    fusible: Fusible, manifest: Manifest, sizes: Sequence[Size], report: Report, seconds: float = SECONDS
+    fusible: Fusible, manifest: Manifest, sizes: Sequence[Size], seconds: float, report: Report
 ) -> tuple[FusedGraph, Tuning]:
     """Choose forms, threads and streams by measuring, at `sizes`.
 
@@ -45,8 +43,8 @@ def tune(
         fusible: what to build.
         manifest: whose inputs it takes.
         sizes: batches to measure with, all of the same weight.
+        seconds: for each form of a choice at each size: a choice of three forms for three sizes takes nine times as long.
         report: called with the name of each choice as its measurement begins.
-        seconds: for each form of a choice at each size.
 
     Returns the graph in the best forms, and what was measured.
     """

@@ -1,0 +1,229 @@
+"""Tuning: what a compile measures and keeps, and what the runtimes make of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from archives import pack, unpack, with_manifest
+from conftest import Run
+from media_models import make_media_model
+from native_tokenizer import built
+
+import cpuc
+from cpuc.compiler.benchmarking.sizes import Size
+from cpuc.compiler.forms import Forms
+from cpuc.compiler.fusion import FusedGraph
+from cpuc.compiler.tuning import tune
+from cpuc.runtime.cpu import cpu_count, cpu_name
+from cpuc.runtime.manifest import Manifest, Tuning
+
+needs_two = pytest.mark.skipif(cpu_count() < 2, reason="one CPU has one thread")
+
+
+@pytest.fixture(scope="module")
+def tuned(cli: Run, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A bundle that was tuned for two sizes, and what the command printed."""
+    path = tmp_path_factory.mktemp("tuned") / "model.pt"
+    done = cli("compile", tiny_model, "-o", path, "--tune-shapes", "1x16, 2x20", "--tune-seconds", "0.1")
+    assert done.returncode == 0, done.stderr
+    return path, done.stdout
+
+
+def test_the_manifest_says_what_was_measured(tuned: tuple[Path, str], cli: Run) -> None:
+    path, printed = tuned
+    manifest = cpuc.open_bundle(path).manifest
+    tuning = manifest.build.tuning
+    assert tuning is not None
+    assert (tuning.cpu, tuning.cpus, tuning.sizes) == (cpu_name(), cpu_count(), [[1, 16], [2, 20]])
+    choices = {trial.choice for trial in tuning.trials}
+    assert choices >= {"layers", "residual", "attention"}
+    assert (choices >= {"threads", "streams"}) == (cpu_count() > 1)
+    assert all(len(trial.ratios) == 2 and min(trial.ratios) > 0.01 for trial in tuning.trials)
+    for choice in choices:
+        assert sum(trial.kept for trial in tuning.trials if trial.choice == choice) <= 1
+    kept = {trial.choice: trial.form for trial in tuning.trials if trial.kept}
+    assert str(tuning.streams) == kept.get("streams", "1")
+    assert ("ipex::matmul_outtrans" in manifest.build.fused) == (kept.get("attention") == "products")
+    assert manifest.build.fused.keys().isdisjoint({"torch_ipex::tpp_linear_bias"}) == (kept.get("layers") == "onednn")
+    assert manifest.proof is not None and manifest.proof.answers_equal == manifest.proof.answers
+    assert f"for 1 x 16, 2 x 20 on {cpu_count()} CPUs of {cpu_name()}" in printed
+    shown = cli("inspect", path).stdout
+    assert all(f"{trial.form}: {trial.ratios[0]:.2f} {trial.ratios[1]:.2f}" in shown for trial in tuning.trials)
+
+
+def test_an_untuned_one_says_nothing(tiny: Path, cli: Run) -> None:
+    assert cpuc.open_bundle(tiny).manifest.build.tuning is None
+    assert "tuned" not in cli("inspect", tiny).stdout
+
+
+class TwoForms:
+    """A graph in two forms, one of which computes all of it a hundred times."""
+
+    def __init__(self, slow: Forms) -> None:
+        self.slow = slow
+        self.defaults = Forms()
+
+    def alternatives(self) -> dict[str, list[str]]:
+        return {"layers": [], "attention": ["products"]}
+
+    def build(self, forms: Forms) -> FusedGraph:
+        times = 100 if forms == self.slow else 1
+
+        def forward(x: torch.Tensor) -> tuple[torch.Tensor]:
+            for _ in range(times):
+                x = torch.sin(x)
+            return (x,)
+
+        program = torch.jit.trace(forward, torch.randn(4, 16))
+        return FusedGraph(program, fused={forms.attention: 1}, unfused={}, quantization=None)
+
+
+@pytest.mark.parametrize(("slow", "best"), [(Forms(), "products"), (Forms(attention="products"), "flash")])
+def test_the_faster_form_is_kept(slow: Forms, best: str, tiny: Path) -> None:
+    facts = cpuc.open_bundle(tiny).manifest.to_dict()
+    facts["inputs"] = [{**facts["inputs"][0], "name": "x"}]
+    manifest = Manifest.from_json(json.dumps(facts))
+    stages: list[str] = []
+    graph, tuning = tune(TwoForms(slow), manifest, [Size(4, 300)], 0.1, stages.append)  # type: ignore[arg-type]
+    assert graph.fused == {best: 1}
+    trial = tuning.trials[0]
+    assert (trial.choice, trial.form, trial.kept) == ("attention", "products", best == "products")
+    assert trial.ratios[0] > 2 if trial.kept else trial.ratios[0] < 0.5
+    assert stages[0] == "tuning: attention"
+    assert torch.get_num_threads() >= tuning.threads
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ("", "--tune-shapes '': write rows x length, as in 1x16,8x128"),
+        ("1x", "--tune-shapes '1x': write rows x length"),
+        ("0x16", "--tune-shapes '0x16': write rows x length"),
+        ("1x16x2", "write rows x length"),
+        ("4", "--tune-shapes: 4 does not fit the model, which takes rows x tokens"),
+        ("1x16,1x9999", "--tune-shapes: the model takes a sequence of at least 1 and at most"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(shapes: str, message: str, cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    done = cli("compile", tiny_model, "-o", tmp_path / "model.pt", "--tune-shapes", shapes)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_length_takes_rows(cli: Run, tmp_path: Path) -> None:
+    source = make_media_model(tmp_path / "vit", "vit", "image-classification")
+    done = cli("compile", source, "-o", tmp_path / "model.pt", "--tune-shapes", "1x16")
+    assert done.returncode == 1
+    assert "--tune-shapes: 1x16 does not fit the model, which takes rows alone: the length is fixed" in done.stderr
+    manifest = cpuc.compile(str(source), tmp_path / "model.pt", tune_shapes="1,3", tune_seconds=0.1)
+    assert manifest.build.tuning is not None and manifest.build.tuning.sizes == [[1], [3]]
+
+
+def test_no_time_is_refused(cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    for seconds in ("0", "nan", "-1"):
+        done = cli("compile", tiny_model, "-o", tmp_path / "model.pt", "--tune", "--tune-seconds", seconds)
+        assert done.returncode == 1
+        assert "must be a positive number of seconds" in done.stderr
+
+
+def test_auto_is_not_tuned(cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    done = cli("compile", tiny_model, "-o", tmp_path / "model.pt", "--precision", "auto", "--tune")
+    assert done.returncode == 2
+    assert "compile at that with --tune" in done.stderr
+
+
+def retuned(bundle: Path, target: Path, **facts: Any) -> Path:
+    """The bundle, as if it had been tuned on this machine and one thread had been the best."""
+    tuning = Tuning(cpu_name(), cpu_count(), [[1, 16]], threads=1, streams=1, trials=[])
+    changed = {"tuning": {**vars(tuning), **facts}}
+    target.write_bytes(pack(with_manifest(unpack(bundle), lambda manifest: manifest["build"].update(changed))))
+    return target
+
+
+CALLS = """
+import sys
+import numpy as np, torch
+import cpuc
+from test_tuning import helped
+model = cpuc.load(sys.argv[1])
+ids = np.full((8, 128), 1000, np.int64)
+inputs = {spec.name: ids if spec.name == "input_ids" else np.ones_like(ids) for spec in model.manifest.inputs}
+threads, before = torch.get_num_threads(), helped()
+for _ in range(5):
+    model.raw(inputs)
+assert torch.get_num_threads() == threads
+print((helped()[1] - before[1]) / (helped()[0] - before[0]))
+"""
+
+
+def helped(process: int | str = "self") -> tuple[int, int]:
+    """The time that a process's first thread and all others together have computed for, in the kernel's ticks."""
+    ticks = {}
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            ticks[int(task.name)] = sum(map(int, (task / "stat").read_text().rpartition(")")[2].split()[11:13]))
+    first = ticks.pop(min(ticks))
+    return first, sum(ticks.values())
+
+
+@needs_two
+def test_calls_run_on_the_best_number_of_threads(fp32: Path, tmp_path: Path) -> None:
+    def share(path: Path, **environment: str) -> float:
+        """How much the other threads compute, of what the first does."""
+        command = [sys.executable, "-c", CALLS, str(path)]
+        environment |= {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    assert share(fp32) > 0.5
+    assert share(retuned(fp32, tmp_path / "one.pt")) < 0.2
+    assert share(retuned(fp32, tmp_path / "cpu.pt", cpu="another")) > 0.5
+    assert share(retuned(fp32, tmp_path / "cpus.pt", cpus=cpu_count() + 1)) > 0.5
+    assert share(tmp_path / "one.pt", OMP_NUM_THREADS=str(cpu_count())) > 0.5
+
+
+@needs_two
+def test_the_native_runtime_does_so_too(fp32: Path, tmp_path: Path) -> None:
+    program = built("native") / "cpuc-run"
+    names = [spec.name for spec in cpuc.open_bundle(fp32).manifest.inputs]
+    tensors = tmp_path / "tensors.json"
+    tensors.write_text(json.dumps({name: [[1000 if name == "input_ids" else 1] * 384] * 32 for name in names}))
+
+    def share(path: Path, **environment: str) -> float:
+        command = [program, path, "--raw", "-i", tensors, "-o", tmp_path / "out.json", "--force"]
+        with subprocess.Popen(command, env={**os.environ, **environment}) as process:
+            first, others = 1, 0
+            while process.poll() is None:
+                with contextlib.suppress(OSError, ValueError):  # it has just ended
+                    first, others = helped(process.pid)
+                time.sleep(0.01)
+        assert process.returncode == 0
+        return others / first
+
+    assert share(fp32) > 0.5
+    assert share(retuned(fp32, tmp_path / "one.pt")) < 0.3
+    assert share(retuned(fp32, tmp_path / "cpu.pt", cpu="another")) > 0.5
+    assert share(tmp_path / "one.pt", OMP_NUM_THREADS=str(cpu_count())) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threads": 0}, "manifest.json.build.tuning: threads and streams must be from 1 to cpus"),
+        ({"streams": 10**6}, "threads and streams must be from 1 to cpus"),
+        ({"cpus": 2**40}, "threads and streams must be from 1 to cpus"),
+        ({"trials": [{}]}, r"manifest.json.build.tuning.trials\[0\]: field 'choice' is missing"),
+    ],
+)
+def test_what_no_tuning_says_is_refused(change: dict[str, Any], message: str, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(cpuc.BundleError, match=message):
+        cpuc.open_bundle(retuned(tiny, tmp_path / "bad.pt", **change))
