@@ -215,7 +215,8 @@ def put(entries: list[dict[str, Any]], entry: dict[str, Any]) -> None:
     def key(each: dict[str, Any]) -> tuple[Any, ...]:
         return each["model"], each["precision"], each.get("case")
 
-    entries[:] = [each for each in entries if key(each) != key(entry)] + [entry]
+    place = next((i for i, each in enumerate(entries) if key(each) == key(entry)), len(entries))
+    entries[place : place + 1] = [entry]
 
 
 def cases_of(options: argparse.Namespace, source: Path) -> list[str]:

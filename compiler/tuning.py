@@ -1,6 +1,6 @@
 """Tuning: of the ways to compute the same, the one that is fastest on this CPU for given sizes, by paired measurement.
 
-One choice is made after the other, each with what was chosen before it. What is kept is verified afterwards like any artifact.
+One alternative after the other is compared with what was kept before it. What is kept is verified afterwards like any artifact.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def tune(
         fusible: what to build.
         manifest: whose inputs it takes.
         sizes: batches to measure with, all of the same weight.
-        seconds: for each form of a choice at each size: a choice of three forms for three sizes takes nine times as long.
-        report: called with the name of each choice as its measurement begins.
+        seconds: for each of two forms that are compared at one size.
+        report: called with the name of each alternative as its measurement begins.
 
     Returns the graph in the best forms, and what was measured.
     """
@@ -55,18 +55,20 @@ def tune(
     graph = fusible.build(forms)
     best = _Program(graph, names)
     for choice, others in fusible.alternatives().items():
-        built = {form: fusible.build(replace(forms, **{choice: form})) for form in others}
-        # Some have nothing here that they could change.
-        built = {form: other for form, other in built.items() if choice == "layers" or other.fused != graph.fused}
-        if not built:
-            continue
-        report(f"tuning: {choice}")
-        programs = {form: _Program(other, names) for form, other in built.items()}
-        runs = {form: program.run for form, program in {"": best, **programs}.items()}
-        measured, kept = _compare(choice, [_calls(runs, batch) for batch in batches], seconds)
-        trials += measured
-        if kept:
-            forms, graph, best = replace(forms, **{choice: kept}), built[kept], programs[kept]
+        for form in others:
+            changed = replace(forms, **{choice: form})
+            other = fusible.build(changed)
+            if choice != "layers" and other.fused == graph.fused:
+                continue  # there is nothing here that it would change
+            report(f"tuning: {choice} {form}")
+            # Of large models there is memory for two at a time, not for all.
+            program = _Program(other, names)
+            pairs = [_calls({"": best.run, form: program.run}, batch) for batch in batches]
+            measured, kept = _compare(choice, pairs, seconds)
+            trials += measured
+            if kept:
+                forms, graph, best = changed, other, program
+    trials = [replace(trial, kept=trial.form == getattr(forms, trial.choice)) for trial in trials]
     of_threads, threads = _threads(best, batches, seconds, report)
     of_streams, streams = _streams(best, batches, threads, seconds, report)
     shapes = [[size.batch] if size.length is None else [size.batch, size.length] for size in sizes]

@@ -98,8 +98,10 @@ def compiled(manifest: Manifest, name: str, size: int) -> list[str]:
 def tuning(facts: Tuning) -> str:
     """Where an artifact was tuned, for what, and what came of it, in one line."""
     sizes = ", ".join(" x ".join(map(str, size)) for size in facts.sizes)
-    kept = ", ".join(f"{each.choice} {each.form}" for each in facts.trials if each.kept) or "what is usual"
-    return f"for {sizes} on {facts.cpus} CPUs of {facts.cpu}: {kept}; {facts.threads} threads a call, {facts.streams} streams"
+    kept = [f"{each.choice} {each.form}" for each in facts.trials if each.kept and each.choice not in ("threads", "streams")]
+    forms = ", ".join(kept) or "the usual forms"
+    best = f"a call on threads: {facts.threads}, most rows per second in streams: {facts.streams}"
+    return f"for {sizes} on {facts.cpus} CPUs of {facts.cpu}: {forms}; {best}"
 
 
 def trial(facts: Trial) -> str:

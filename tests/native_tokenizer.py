@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 from collections.abc import Callable, Iterable
@@ -64,7 +65,11 @@ def built(name: str, **options: Any) -> Path:
     """A build folder, up to date. Skips the test where compiler or libraries are missing."""
     if missing := native.missing_packages():
         pytest.skip(f"building the native runtime needs {', '.join(missing)}")
-    return native.build(ROOT / "build" / name, **options)
+    folder = ROOT / "build" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side
+        return native.build(folder, **options)
 
 
 def xquad(shared_data: Path) -> list[dict[str, str]]:

@@ -18,6 +18,8 @@ from conftest import LINEAR, ROOT, here
 
 import cpuc
 
+pytestmark = pytest.mark.alone
+
 FORBIDDEN = ("transformers", "huggingface_hub", "safetensors", "intel_extension_for_pytorch", "cpuc.compiler", "click")
 
 # Prints, as JSON: seconds of each call, peak memory in bytes, modules, and profiled operators of the second call.

@@ -18,6 +18,8 @@ from conftest import ROOT
 
 import cpuc
 
+pytestmark = pytest.mark.alone
+
 CPUS = sorted(os.sched_getaffinity(0))
 needs_two = pytest.mark.skipif(len(CPUS) < 2, reason="one CPU is one stream")
 
