@@ -99,7 +99,7 @@ def compile_command(
     elif eval_data is not None or max_drop is not None:
         raise click.UsageError("--eval-data and --max-drop go with --precision auto")
     else:
-        shared |= {"tune": tune, "tune_shapes": tune_shapes, "tune_seconds": tune_seconds, "warn": warn}
+        shared |= {"tune": tune if tune_shapes is None else tune_shapes, "tune_seconds": tune_seconds, "warn": warn}
         manifest = cpuc.compile(model, output, precision=precision, verify=verify, **shared)
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)

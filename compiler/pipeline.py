@@ -48,8 +48,7 @@ def compile(
     force: bool = False,
     verify: bool = True,
     allow_unlisted: bool = False,
-    tune: bool = False,
-    tune_shapes: str | None = None,
+    tune: bool | str = False,
     tune_seconds: float = 2.0,
     report: Report = lambda _: None,
     warn: Report = lambda _: None,
@@ -66,8 +65,7 @@ def compile(
         force: replace `output` if it exists.
         verify: compare the artifact with the original model; without it the manifest's proof is null.
         allow_unlisted: try an architecture that is not in the table; it is always verified.
-        tune: measure on this CPU which of several forms of the graph is the fastest, and keep that.
-        tune_shapes: at which sizes, rows x length, such as "1x16,8x128"; implies `tune`. By default one row of usual lengths.
+        tune: keep the form of the graph that is fastest on this CPU, at sizes like "1x16,8x128" (rows x length) or usual ones.
         tune_seconds: for how long to measure each form at each size, and at least five calls.
         report: called with the name of each stage as it begins.
         warn: called with what a user should know of the artifact, if there is something.
@@ -82,10 +80,7 @@ def compile(
     """
     _check_options(precision, verify, allow_unlisted)
     given = read_calibration(calibrate, precision)
-    if not (math.isfinite(tune_seconds) and tune_seconds > 0):
-        raise InputError(f"tune_seconds is {tune_seconds}, must be a positive number of seconds")
-    shapes = parse_sizes(tune_shapes) if tune_shapes is not None else [] if tune else None
-    wanted = None if shapes is None else _Tuning(shapes, tune_seconds)
+    tuning = _wanted_tuning(tune, tune_seconds)
     if remark := slow_here(precision):
         warn(remark)
     target = Path(output)
@@ -96,7 +91,7 @@ def compile(
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
     with _told_whole(), atomic_write(target, force=force) as staged:
-        return _build(_Request(source, files, task, kind, precision, given, verify, wanted, report), staged)
+        return _build(_Request(source, files, task, kind, precision, given, verify, tuning, report), staged)
 
 
 @contextlib.contextmanager
@@ -122,6 +117,12 @@ class _Tuning:
 
     shapes: list[tuple[int, ...]]
     seconds: float
+
+
+def _wanted_tuning(tune: bool | str, seconds: float) -> _Tuning | None:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InputError(f"tune_seconds is {seconds}, must be a positive number of seconds")
+    return _Tuning(parse_sizes(tune) if isinstance(tune, str) else [], seconds) if tune is not False else None
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def test_a_model_without_a_length_takes_rows(cli: Run, tmp_path: Path) -> None:
     done = cli("compile", source, "-o", tmp_path / "model.pt", "--tune-shapes", "1x16")
     assert done.returncode == 1
     assert "--tune-shapes: 1x16 does not fit the model, which takes rows alone: the length is fixed" in done.stderr
-    manifest = cpuc.compile(str(source), tmp_path / "model.pt", tune_shapes="1,3", tune_seconds=0.1)
+    manifest = cpuc.compile(str(source), tmp_path / "model.pt", tune="1,3", tune_seconds=0.1)
     assert manifest.build.tuning is not None and manifest.build.tuning.sizes == [[1], [3]]
 
 
