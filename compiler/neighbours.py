@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,16 +38,13 @@ def add_in_norm(graph: Graph) -> None:
 
 def join(graph: Graph) -> None:
     """Layers that read one tensor, such as those of query, key and value, are one, whose output is cut."""
-    together: dict[tuple[Any, ...], torch.Tensor] = {}
     for nodes in _groups(graph):
         weights, biases = ([_tensor(node, i) for node in nodes] for i in (1, 2))
-        # Layers that share weights keep sharing them: such tensors are stored once.
-        for tensors in (weights, biases):
-            together.setdefault(_key(tensors), torch.cat(tensors))
+        # Groups that share weights make equal tensors, which torch stores once.
         blocks = nodes[0].inputsAt(3)
         with graph.insert_point_guard(nodes[0]):
             source = nodes[0].inputsAt(0)
-            whole = insert(graph, _BIAS, source, together[_key(weights)], together[_key(biases)], blocks)
+            whole = insert(graph, _BIAS, source, torch.cat(weights), torch.cat(biases), blocks)
             begin = 0
             for node, bias in zip(nodes, biases, strict=True):
                 part = insert(graph, "aten::slice", whole, -1, begin, begin + len(bias), 1)
@@ -92,7 +88,3 @@ def _reshape(graph: Graph, view: Node) -> None:
 def _tensor(node: Node, position: int) -> torch.Tensor:
     value: torch.Tensor = node.inputsAt(position).toIValue()
     return value
-
-
-def _key(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-    return tuple((tensor.data_ptr(), tensor.numel()) for tensor in tensors)
