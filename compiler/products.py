@@ -2,7 +2,7 @@
 
     scaled_dot_product_attention(q, k, v, mask, …)   →   matmul(softmax(scale · matmul(q, kᵀ) + mask), v)
 
-oneDNN computes the products (IPEX's operators); scores of all heads are in memory at once.
+The products are IPEX's operators; scores of all heads are in memory at once.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def use_products(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
 def _fits(node: Node, given: Sequence[torch.Tensor]) -> bool:
     query, key, value, mask = given
     same = all(each.dim() == 4 for each in given) and query.shape[:2] == key.shape[:2] == value.shape[:2]
+    same = same and mask.shape[-1] == key.shape[-2] > 1
     plain = all(equals(node.inputsAt(i), fixed) for i, fixed in _PLAIN) and is_constant(node.inputsAt(_SCALE))
     return same and plain and query.dtype == torch.float32 and mask.dtype in (torch.bool, torch.float32)
 
@@ -58,6 +59,7 @@ def _products(graph: Graph, node: Node, size: int, *, boolean: bool) -> Value:
         added = insert(graph, "aten::where", mask, torch.tensor(0.0), torch.tensor(_LOWEST))
     else:
         added = insert(graph, "aten::clamp_min", mask, _LOWEST)
+    added = insert(graph, "aten::contiguous", added, 0)  # the softmax reads its memory in this order without a look at strides
     scores = insert(graph, "ipex::matmul_mul", query, insert(graph, "aten::transpose", key, 2, 3), scale)
     weights = insert(graph, "torch_ipex::add_softmax_", scores, added)
     # [batch, tokens, heads, size], which is the order that what follows wants its memory in.

@@ -129,7 +129,7 @@ def _threads(best: _Program, batches: Sequence[Arrays], seconds: float, report: 
     most = min(usual, cpu_count())
     fewer = [count for count in _powers(most) if count < most]
     if not fewer:
-        return [], most
+        return [], cpu_count()  # no other number was measured
 
     def on(count: int, batch: Arrays, repeat: int) -> Call:
         def call() -> None:
@@ -149,7 +149,7 @@ def _threads(best: _Program, batches: Sequence[Arrays], seconds: float, report: 
         trials, kept = _compare("threads", groups, seconds)
     finally:
         torch.set_num_threads(usual)
-    return trials, int(kept or most)
+    return trials, int(kept or cpu_count())
 
 
 def _repeat(best: _Program, batch: Arrays) -> int:
@@ -183,7 +183,7 @@ def _streams(
     for batch, each in itertools.product(batches, streams.values()):
         each.run(batch)  # kernels that are missing are made by one thread, the tables that keep them have no lock
     groups = [_calls(runs, batch) for batch in batches]
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, usual))
     try:
         trials, kept = _compare("streams", groups, seconds)
     finally:

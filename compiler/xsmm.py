@@ -89,8 +89,9 @@ def dtypes_of_layers(graph: Graph) -> set[torch.dtype]:
 
 def alternatives(dtypes: Iterable[torch.dtype]) -> list[str]:
     """The forms besides the usual one that layers of these dtypes can have on this CPU."""
-    sizes = {size for dtype in dtypes for size in _blocks(dtype)[0][1:] if size >= _LEAST}
-    return [*(f"libxsmm-{size}" for size in sorted(sizes)), "onednn"] if sizes else []
+    blocks = [sizes for dtype in dtypes if (sizes := _blocks(dtype)[0])]
+    others = {size for sizes in blocks for size in sizes[1:] if size >= _LEAST}
+    return [*(f"libxsmm-{size}" for size in sorted(others)), "onednn"] if blocks else []
 
 
 def _layers(graph: Graph) -> list[Node]:

@@ -55,6 +55,8 @@ def flattened(y: torch.Tensor) -> torch.Tensor:
 MASKS: dict[str, Callable[[int, int], torch.Tensor]] = {
     "boolean": lambda rows, length: (torch.arange(length) < length - 1).expand(rows, 1, length, length),
     "one row": lambda rows, length: torch.where(torch.arange(length) < length - 1, 0.0, -torch.inf).expand(rows, 1, 1, length),
+    "turned": lambda rows, length: torch.randn(length, length, 4, rows).permute(3, 2, 0, 1),
+    "of all rows": lambda _, length: torch.randn(length, length, 4).permute(2, 0, 1).unsqueeze(0),
     "nothing": lambda rows, length: torch.where(torch.zeros(rows, 1, length, length) > 0, 0.0, -torch.inf),
 }
 SIZES = ((2, 3), (1, 64), (3, 130))
