@@ -56,7 +56,7 @@ def main(debug: bool) -> None:  # noqa: ARG001 - read by Group
 @click.option("--allow-unlisted", is_flag=True, help="Try an architecture that is not listed; verification decides.")
 @click.option("--tune", is_flag=True, help="Try several forms of the graph on this CPU, keep the fastest: some minutes more.")
 @click.option("--tune-shapes", metavar="SHAPES", help="Tune for these, rows x length.  [default: 1x16,1x128,1x384]")
-@click.option("--tune-seconds", type=float, default=2.0, show_default=True, help="Time for each form at each shape.")
+@click.option("--tune-seconds", type=float, help="Time for each form at each shape.  [default: 2]")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def compile_command(
     model: str,
@@ -67,7 +67,7 @@ def compile_command(
     verify: bool,
     tune: bool,
     tune_shapes: str | None,
-    tune_seconds: float,
+    tune_seconds: float | None,
     as_json: bool,
     **shared: Any,
 ) -> None:
@@ -88,10 +88,13 @@ def compile_command(
     from cpuc.runtime import summary
 
     shared["report"] = reporter()
+    tuned = tune_shapes if tune_shapes is not None else tune
+    if tune_seconds is not None and tuned is False:
+        raise click.UsageError("--tune-seconds goes with --tune or --tune-shapes")
     if precision == "auto":
         if not verify:
             raise click.UsageError("--precision auto verifies always: leave out --no-verify")
-        if tune or tune_shapes is not None:
+        if tuned is not False:
             raise click.UsageError("--tune goes with one precision: see what auto chooses, then compile at that with --tune")
         shared |= {} if max_drop is None else {"max_drop": max_drop}
         choice = cpuc.choose(model, output, eval_data=eval_data, **shared)
@@ -99,7 +102,7 @@ def compile_command(
     elif eval_data is not None or max_drop is not None:
         raise click.UsageError("--eval-data and --max-drop go with --precision auto")
     else:
-        shared |= {"tune": tune if tune_shapes is None else tune_shapes, "tune_seconds": tune_seconds, "warn": warn}
+        shared |= {"tune": tuned, "warn": warn} | ({} if tune_seconds is None else {"tune_seconds": tune_seconds})
         manifest = cpuc.compile(model, output, precision=precision, verify=verify, **shared)
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)

@@ -31,5 +31,8 @@ def defaults(dtype: torch.dtype) -> Forms:
 
     On an EPYC (Zen 4) with AVX-512, a norm that adds made float32 1.08 times as fast with MiniLM and 1.03 with BERT-base at 16
     tokens, 1.01 at 128, and 0.99 to 1.01 at 384; in bfloat16 it was 0.98 to 1.02 throughout.
+
+    IPEX's norm finds the variance in one pass. Where the mean of a row is 10 or 100 times its standard deviation, its relative
+    errors are 3e-6 and 3e-4, torch's 5e-7 and 4e-6; below that they are alike. Such activations would show in the proof.
     """
     return Forms(residual="norm" if dtype == torch.float32 else "layer")

@@ -148,7 +148,7 @@ class Fusible:
         kinds = _count(self._graph)
         added = self._dtypes and kinds["ipex_prepack::linear_add_run"]
         return {
-            "layers": alternatives(self._dtypes),
+            "layers": alternatives(self._graph),
             "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
             "attention": ["products"] if kinds[ATTENTION] else [],
         }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cpuc.compiler.quantization.layers import readers
-from cpuc.compiler.rewrites.matching import constant, equals, insert
+from cpuc.compiler.rewrites.matching import Writes, constant, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node
 
 _BIAS, _ADD, _NORM = "torch_ipex::tpp_linear_bias", "torch_ipex::tpp_linear_add", "aten::layer_norm"
@@ -20,20 +20,27 @@ def add_in_norm(graph: Graph) -> None:
 
     layer_norm(tpp_linear_add(x, residual, …), …)   →   add_layernorm(tpp_linear_bias(x, …), residual, …)
     """
-    for norm in graph.findAllNodes(_NORM):
+    writes = Writes(graph)
+    for norm in [norm for norm in graph.findAllNodes(_NORM) if _adds(norm, writes)]:
         layer = norm.inputsAt(0).node()
-        if layer.kind() != _ADD or len(layer.output().uses()) != 1 or not equals(layer.inputsAt(4), 1.0):
-            continue
-        if constant(norm, 2) is None or constant(norm, 3) is None:  # a norm without weight and bias
-            continue
         x, residual, weight, bias, _, blocks = layer.inputs()
         shape, *parameters, _ = list(norm.inputs())[1:]
-        with graph.insert_point_guard(norm):
+        with graph.insert_point_guard(layer):
             y = insert(graph, _BIAS, x, weight, bias, blocks)
+        with graph.insert_point_guard(norm):
             normed = insert(graph, "ipex::add_layernorm", y, residual, 1, shape, *parameters, False)
         norm.output().replaceAllUsesWith(normed)
         norm.destroy()
     torch._C._jit_pass_dce(graph)
+
+
+def _adds(norm: Node, writes: Writes) -> bool:
+    """Whether it has weight and bias, and alone reads the plain sum of a layer and of what is the same until then."""
+    layer = norm.inputsAt(0).node()
+    if layer.kind() != _ADD or len(layer.output().uses()) != 1 or not equals(layer.inputsAt(4), 1.0):
+        return False
+    whole = constant(norm, 2) is not None and constant(norm, 3) is not None
+    return whole and not writes.between(layer.inputsAt(1), layer, norm)
 
 
 def join(graph: Graph) -> None:
@@ -64,7 +71,7 @@ def layers_in(node: Node) -> int:
 
 
 def _groups(graph: Graph) -> list[list[Node]]:
-    """Layers of one input and one size of blocks, all of whose outputs are taken apart next."""
+    """Layers with a bias, of one input and one size of blocks, all of whose outputs are taken apart next."""
     groups: dict[tuple[Any, ...], list[Node]] = {}
     for node in graph.findAllNodes(_BIAS):
         weight, bias = (_tensor(node, i) for i in (1, 2))
@@ -73,7 +80,16 @@ def _groups(graph: Graph) -> list[list[Node]]:
             while source.node().kind() == "aten::contiguous":
                 source = source.node().inputsAt(0)
             groups.setdefault((source.debugName(), weight.dtype, weight.shape[1:]), []).append(node)
-    return [nodes for nodes in groups.values() if len(nodes) > 1]
+    writes = Writes(graph)
+    return [nodes for nodes in groups.values() if len(nodes) > 1 and _undisturbed(nodes, writes)]
+
+
+def _undisturbed(nodes: list[Node], writes: Writes) -> bool:
+    """Whether all of them read the same values, and nobody writes to what they give, which will be parts of one tensor."""
+    sources = [node.inputsAt(0) for node in nodes]
+    return not any(writes.between(source, nodes[0], nodes[-1]) for source in sources) and not any(
+        writes.ever(node.output()) for node in nodes
+    )
 
 
 def _reshape(graph: Graph, view: Node) -> None:

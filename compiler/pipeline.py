@@ -53,7 +53,7 @@ def compile(
     report: Report = lambda _: None,
     warn: Report = lambda _: None,
 ) -> Manifest:
-    """Compile a Hugging Face model into one bundle.
+    """Compile a Hugging Face model into one bundle; returns the manifest that it holds.
 
     Args:
         model: a local folder, a Hub id or a short name.
@@ -70,21 +70,16 @@ def compile(
         report: called with the name of each stage as it begins.
         warn: called with what a user should know of the artifact, if there is something.
 
-    Returns the manifest that the bundle holds.
-
     Raises:
         ModelError: the model cannot be found, read or compiled.
         InputError: an option, or a record of `calibrate`, is wrong.
         ParityError: the artifact does not agree with the original; nothing is written.
         CpucError: the output cannot be written.
     """
-    _check_options(precision, verify, allow_unlisted)
+    _check_options(precision, verify, allow_unlisted, warn)
     given = read_calibration(calibrate, precision)
     tuning = _wanted_tuning(tune, tune_seconds)
-    if remark := slow_here(precision):
-        warn(remark)
-    target = Path(output)
-    check_writable(target, force=force)
+    check_writable(target := Path(output), force=force)
     report("finding the model")
     source = resolve(model, revision)
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
@@ -103,12 +98,14 @@ def _told_whole() -> Iterator[None]:
         raise ParityError(f"{error}: nothing was written") from None
 
 
-def _check_options(precision: str, verify: bool, allow_unlisted: bool) -> None:
+def _check_options(precision: str, verify: bool, allow_unlisted: bool, warn: Report) -> None:
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} is not supported; supported: {', '.join(PRECISIONS)}")
     if allow_unlisted and not verify:
         raise InputError("an architecture that is not listed is always verified: leave out --no-verify")
     check_cpu(precision)
+    if remark := slow_here(precision):
+        warn(remark)
 
 
 @dataclass(frozen=True)

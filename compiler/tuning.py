@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from cpuc.compiler.benchmarking.machine import cpu_count, cpu_name
 from cpuc.compiler.benchmarking.sizes import Size, make_inputs
 from cpuc.compiler.benchmarking.timing import take_turns
 from cpuc.compiler.fusion import FusedGraph, Fusible
 from cpuc.runtime.allocation import keep_freed_memory
-from cpuc.runtime.cpu import cpu_count, cpu_name
 from cpuc.runtime.manifest import Manifest, Trial, Tuning
 from cpuc.runtime.streams import Streams
 
@@ -61,13 +61,12 @@ def tune(
             if choice != "layers" and other.fused == graph.fused:
                 continue  # there is nothing here that it would change
             report(f"tuning: {choice} {form}")
-            # Of large models there is memory for two at a time, not for all.
             program = _Program(other, names)
-            pairs = [_calls({"": best.run, form: program.run}, batch) for batch in batches]
-            measured, kept = _compare(choice, pairs, seconds)
+            measured, kept = _compare(choice, [_calls({"": best.run, form: program.run}, batch) for batch in batches], seconds)
             trials += measured
             if kept:
                 forms, graph, best = changed, other, program
+            del other, program  # of large models there is memory for two at a time
     trials = [replace(trial, kept=trial.form == getattr(forms, trial.choice)) for trial in trials]
     of_threads, threads = _threads(best, batches, seconds, report)
     of_streams, streams = _streams(best, batches, threads, seconds, report)

@@ -13,7 +13,7 @@ The kernels want contiguous inputs of two or three axes, which they don't check.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -84,14 +84,25 @@ def use_xsmm(graph: Graph, example: Sequence[torch.Tensor], form: str = "libxsmm
 
 def dtypes_of_layers(graph: Graph) -> set[torch.dtype]:
     """The dtypes of the layers that `use_xsmm` may find a kernel for."""
-    return {_unpacked(node)[0].dtype for node in _layers(graph)}
+    return {dtype for dtype, _ in _sizes(graph)}
 
 
-def alternatives(dtypes: Iterable[torch.dtype]) -> list[str]:
-    """The forms besides the usual one that layers of these dtypes can have on this CPU."""
-    blocks = [sizes for dtype in dtypes if (sizes := _blocks(dtype)[0])]
-    others = {size for sizes in blocks for size in sizes[1:] if size >= _LEAST}
-    return [*(f"libxsmm-{size}" for size in sorted(others)), "onednn"] if blocks else []
+def alternatives(graph: Graph) -> list[str]:
+    """The forms besides the usual one that the layers of a graph can have on this CPU."""
+    layers = [(outputs, _blocks(dtype)[0]) for dtype, outputs in _sizes(graph)]
+    others = {
+        size
+        for outputs, sizes in layers
+        for size in sizes
+        if size >= _LEAST and outputs % size == 0 and size != _divisor(outputs, sizes)
+    }
+    return [*(f"libxsmm-{size}" for size in sorted(others)), "onednn"] if any(sizes for _, sizes in layers) else []
+
+
+def _sizes(graph: Graph) -> set[tuple[torch.dtype, int]]:
+    """The dtypes and numbers of outputs that layers have."""
+    weights = (_unpacked(node)[0] for node in _layers(graph))
+    return {(weight.dtype, weight.shape[0]) for weight in weights}
 
 
 def _layers(graph: Graph) -> list[Node]:

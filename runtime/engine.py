@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy as np
 from cpuc.runtime.allocation import keep_freed_memory
 from cpuc.runtime.archive import reopened
 from cpuc.runtime.bundle import Bundle
-from cpuc.runtime.cpu import best_threads
 from cpuc.runtime.errors import BundleError, InputError
 from cpuc.runtime.libraries import installed_versions, load_ipex
 from cpuc.runtime.manifest import Manifest, TensorSpec
@@ -55,7 +53,6 @@ class Engine:
         check_cpu(bundle)
         if check_digests:
             verified.result()
-        self._threads = best_threads(self.manifest.build.tuning)
         self._met: set[tuple[torch.Size, ...]] = set()
         try:
             self.module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
@@ -75,7 +72,7 @@ class Engine:
         turn = KERNELS.together() if shapes in self._met else KERNELS.alone()
         # The graph is fused already: the JIT's executor would only profile and optimise it again. The flag belongs
         # to the thread, so it is set around each call.
-        with turn, _on_threads(self._threads), torch.jit.optimized_execution(False), torch.inference_mode():
+        with turn, torch.jit.optimized_execution(False), torch.inference_mode():
             outputs = self.module(*arguments)
         self._met.add(shapes)
         return {spec.name: tensor for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)}
@@ -93,22 +90,6 @@ class Engine:
             except TypeError:
                 raise InputError(f"input {name!r} is {array.dtype}, which torch does not have") from None
         return {name: tensor.numpy() for name, tensor in self(tensors).items()}
-
-
-@contextlib.contextmanager
-def _on_threads(most: int | None) -> Iterator[None]:
-    """Calls of torch by this thread use so many threads, or as many as before if those are fewer; None is as before."""
-    import torch
-
-    before = torch.get_num_threads()
-    if most is None or before <= most:
-        yield
-        return
-    torch.set_num_threads(most)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -94,7 +94,7 @@ class Trial:
     """One alternative that ``--tune`` measured.
 
     ``choice`` is what it is an alternative for and ``form`` which; ``ratios`` say for each of ``Tuning.sizes`` how many times
-    as fast a call was as with what had been kept before; ``kept`` whether the artifact is so.
+    as fast a call was as with what had been kept before; ``kept`` whether it won.
     """
 
     choice: str

@@ -205,6 +205,7 @@ def test_machine_code_is_what_an_assembler_makes() -> None:
         assert code.hex() == expected
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_figures_of_a_run(cli: Run, tiny: Path, tiny_model: Path, tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"

@@ -90,6 +90,37 @@ def test_layers_that_are_read_whole_stay_apart() -> None:
     check(graph, module, torch.randn(3, 7, 64))
 
 
+class Written(nn.Module):
+    """Attention's layers, and something that is written to in between."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.one, self.other, self.norm, self.what = nn.Linear(64, 64), nn.Linear(64, 64), nn.LayerNorm(64), what
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 2
+        residual, given = torch.sin(x), self.one(x)
+        one = given.view(*x.shape[:2], 4, 16)
+        if self.what == "output":
+            given.view(-1)[:7] = 5
+        if self.what == "input":
+            x[:, 0] = 0
+        other = self.other(x).view(*x.shape[:2], 4, 16)
+        y = self.one((one * torch.tanh(other)).flatten(2)) + residual
+        if self.what == "residual":
+            residual[:, 0] = 5
+        return self.norm(y) + residual
+
+
+@pytest.mark.parametrize("what", ["input", "output", "residual", "nothing"])
+def test_what_is_written_to_in_between_is_read_before(what: str) -> None:
+    module = Written(what)
+    fusible = prepared(module, x=torch.randn(2, 5, 64))
+    graph = fusible.build(fusible.defaults)
+    for rows, length in SIZES:
+        check(graph, module, torch.randn(rows, length, 64))
+
+
 def test_joined_layers_that_share_weights_are_stored_once() -> None:
     class Repeated(nn.Module):
         def __init__(self) -> None:

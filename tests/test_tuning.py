@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +11,14 @@ import torch
 from archives import pack, unpack, with_manifest
 from conftest import Run
 from media_models import make_media_model
-from native_tokenizer import built
 
 import cpuc
+from cpuc.compiler.benchmarking.machine import cpu_count, cpu_name
 from cpuc.compiler.benchmarking.sizes import Size
 from cpuc.compiler.forms import Forms
 from cpuc.compiler.fusion import FusedGraph
 from cpuc.compiler.tuning import tune
-from cpuc.runtime.cpu import cpu_count, cpu_name
 from cpuc.runtime.manifest import Manifest, Tuning
-
-needs_two = pytest.mark.skipif(min(cpu_count(), torch.get_num_threads()) < 2, reason="one CPU has one thread")
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +85,14 @@ def test_the_faster_form_is_kept(slow: Forms, best: str, tiny: Path) -> None:
     facts = cpuc.open_bundle(tiny).manifest.to_dict()
     facts["inputs"] = [{**facts["inputs"][0], "name": "x"}]
     manifest = Manifest.from_json(json.dumps(facts))
-    stages: list[str] = []
+    threads, stages = torch.get_num_threads(), list[str]()
     graph, tuning = tune(TwoForms(slow), manifest, [Size(4, 300)], 0.1, stages.append)  # type: ignore[arg-type]
     assert graph.fused == {best: 1}
     trial = tuning.trials[0]
     assert (trial.choice, trial.form, trial.kept) == ("attention", "products", best == "products")
     assert trial.ratios[0] > 2 if trial.kept else trial.ratios[0] < 0.5
     assert stages[0] == "tuning: attention products"
-    assert torch.get_num_threads() >= tuning.threads
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
@@ -143,85 +135,18 @@ def test_auto_is_not_tuned(cli: Run, tiny_model: Path, tmp_path: Path) -> None:
     assert "compile at that with --tune" in done.stderr
 
 
+def test_seconds_without_tuning_are_refused(cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    done = cli("compile", tiny_model, "-o", tmp_path / "model.pt", "--tune-seconds", "1")
+    assert done.returncode == 2
+    assert "--tune-seconds goes with --tune or --tune-shapes" in done.stderr
+
+
 def retuned(bundle: Path, target: Path, **facts: Any) -> Path:
     """The bundle, as if it had been tuned on this machine and one thread had been the best."""
     tuning = Tuning(cpu_name(), cpu_count(), [[1, 16]], threads=1, streams=1, trials=[])
     changed = {"tuning": {**vars(tuning), **facts}}
     target.write_bytes(pack(with_manifest(unpack(bundle), lambda manifest: manifest["build"].update(changed))))
     return target
-
-
-CALLS = """
-import sys
-import numpy as np, torch
-import cpuc
-from test_tuning import helped
-model = cpuc.load(sys.argv[1])
-ids = np.full((8, 128), 1000, np.int64)
-inputs = {spec.name: ids if spec.name == "input_ids" else np.ones_like(ids) for spec in model.manifest.inputs}
-threads, before = torch.get_num_threads(), helped()
-for _ in range(5):
-    model.raw(inputs)
-assert torch.get_num_threads() == threads
-print((helped()[1] - before[1]) / (helped()[0] - before[0]))
-"""
-
-
-def surroundings(**given: str) -> dict[str, str]:
-    """The environment without a number of threads, unless it is given."""
-    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
-
-
-def helped(process: int | str = "self") -> tuple[int, int]:
-    """The time that a process's first thread and all others together have computed for, in the kernel's ticks."""
-    ticks = {}
-    for task in Path(f"/proc/{process}/task").iterdir():
-        with contextlib.suppress(OSError):  # it has just ended
-            ticks[int(task.name)] = sum(map(int, (task / "stat").read_text().rpartition(")")[2].split()[11:13]))
-    first = ticks.pop(min(ticks))
-    return first, sum(ticks.values())
-
-
-@pytest.mark.alone
-@needs_two
-def test_calls_run_on_the_best_number_of_threads(fp32: Path, tmp_path: Path) -> None:
-    def share(path: Path, **environment: str) -> float:
-        """How much the other threads compute, of what the first does."""
-        command = [sys.executable, "-c", CALLS, str(path)]
-        environment["PYTHONPATH"] = str(Path(__file__).parent)
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings(**environment))
-        return float(done.stdout)
-
-    assert share(fp32) > 0.5
-    assert share(retuned(fp32, tmp_path / "one.pt")) < 0.2
-    assert share(retuned(fp32, tmp_path / "cpu.pt", cpu="another")) > 0.5
-    assert share(retuned(fp32, tmp_path / "cpus.pt", cpus=cpu_count() + 1)) > 0.5
-    assert share(tmp_path / "one.pt", OMP_NUM_THREADS=str(cpu_count())) > 0.5
-
-
-@pytest.mark.alone
-@needs_two
-def test_the_native_runtime_does_so_too(fp32: Path, tmp_path: Path) -> None:
-    program = built("native") / "cpuc-run"
-    names = [spec.name for spec in cpuc.open_bundle(fp32).manifest.inputs]
-    tensors = tmp_path / "tensors.json"
-    tensors.write_text(json.dumps({name: [[1000 if name == "input_ids" else 1] * 384] * 32 for name in names}))
-
-    def share(path: Path, **environment: str) -> float:
-        command = [program, path, "--raw", "-i", tensors, "-o", tmp_path / "out.json", "--force"]
-        with subprocess.Popen(command, env=surroundings(**environment)) as process:
-            first, others = 1, 0
-            while process.poll() is None:
-                with contextlib.suppress(OSError, ValueError):  # it has just ended
-                    first, others = helped(process.pid)
-                time.sleep(0.01)
-        assert process.returncode == 0
-        return others / first
-
-    assert share(fp32) > 0.5
-    assert share(retuned(fp32, tmp_path / "one.pt")) < 0.3
-    assert share(retuned(fp32, tmp_path / "cpu.pt", cpu="another")) > 0.5
-    assert share(tmp_path / "one.pt", OMP_NUM_THREADS=str(cpu_count())) > 0.5
 
 
 @pytest.mark.parametrize(

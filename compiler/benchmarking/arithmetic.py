@@ -60,7 +60,10 @@ RULES: list[tuple[str, tuple[int, ...], Rule]] = [
     (r"aten::scaled_dot_product_attention|torch_ipex::flash_attention", (0, 1, 2), _attention),
 ]
 # Fused operators without a product, and what HEAVY lists beside products.
-_NO_PRODUCT = r"ipex::(add_layernorm|batch_norm|max_pool2d|maskedfill_softmax|RMSNorm|softmax_?|split_tensor)|aten::_?softmax"
+_NO_PRODUCT = (
+    r"ipex::(add_layernorm|batch_norm|max_pool2d|maskedfill_softmax|RMSNorm|softmax_?|split_tensor)"
+    r"|torch_ipex::add_softmax_|aten::_?softmax"
+)
 # What convolutions are packed into.
 _CONTEXTS = ("ConvolutionOpContext", "ConvTransposeOpContext")
 # The seventh input says whether they are transposed.

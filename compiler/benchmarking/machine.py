@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from cpuc.runtime.cpu import cpu_name
 from cpuc.runtime.libraries import installed_versions
 
 
@@ -25,3 +27,17 @@ def describe_machine() -> Machine:
     """This machine, as it runs artifacts."""
     isa = torch.backends.cpu.get_cpu_capability()
     return Machine(cpu_name(), isa, torch.get_num_threads(), **installed_versions())
+
+
+def cpu_name() -> str:
+    """The CPU's name as the system gives it, of the first core."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else "unknown CPU"
+
+
+def cpu_count() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -33,7 +33,7 @@ def replace(rewrite: Rewrite, graph: Graph) -> int:
         match = _Match()
         if not match.value(result, anchor.output()) or match.leaks() or match.inner & used:
             continue
-        writes = _Writes(graph) if disturbing else None
+        writes = Writes(graph) if disturbing else None
         with graph.insert_point_guard(anchor):
             values = {**match.names, "result": anchor.output()}
             if rewrite.where is not None:
@@ -63,7 +63,7 @@ def _is_in_place(node: Node) -> bool:
     return bool(node.kind().endswith("_") and not node.kind().endswith("__"))
 
 
-class _Writes:
+class Writes:
     """The in-place operators that a graph has before something is inserted."""
 
     def __init__(self, graph: Graph) -> None:
@@ -79,9 +79,20 @@ class _Writes:
         return any(
             node.isBefore(anchor)
             and (value.node().kind() == "prim::Param" or value.node().isBefore(node))
-            and self.aliases.may_contain_alias(node.inputsAt(0), value)
+            and self._to(value, node)
             for node in self.nodes
         )
+
+    def between(self, value: Value, first: Node, last: Node) -> bool:
+        """Whether something may be written to `value` after `first` and before `last`."""
+        return any(first.isBefore(node) and node.isBefore(last) and self._to(value, node) for node in self.nodes)
+
+    def ever(self, value: Value) -> bool:
+        """Whether something may be written to `value` anywhere."""
+        return any(self._to(value, node) for node in self.nodes)
+
+    def _to(self, value: Value, node: Node) -> bool:
+        return bool(self.aliases.may_contain_alias(node.inputsAt(0), value))
 
 
 def _all_nodes(graph: Graph) -> Iterator[Node]:

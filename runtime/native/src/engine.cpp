@@ -1,10 +1,8 @@
-#include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <dlfcn.h>
 #include <malloc.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
@@ -14,9 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <fstream>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <shared_mutex>
 
@@ -66,42 +62,6 @@ void keep_freed_memory() {
   ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
 #endif
 }
-
-// The CPU's name as the system gives it, of the first core; empty if it gives none.
-std::string cpu_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) != 0) continue;
-    const size_t begin = line.find_first_not_of(": \t", std::min(line.find(':'), line.size()));
-    return begin == std::string::npos ? "" : line.substr(begin, line.find_last_not_of(" \t\r") + 1 - begin);
-  }
-  return "";
-}
-
-// How many threads a call is fastest on, as far as that was measured on such a machine. Who sets OMP_NUM_THREADS decides.
-std::optional<int> best_threads(const std::optional<Tuning>& tuning) {
-  if (!tuning || std::getenv("OMP_NUM_THREADS") != nullptr || tuning->cpu != cpu_name()) return std::nullopt;
-  cpu_set_t usable;
-  if (::sched_getaffinity(0, sizeof usable, &usable) != 0 || CPU_COUNT(&usable) != tuning->cpus) return std::nullopt;
-  return static_cast<int>(tuning->threads);
-}
-
-// While it lives, calls of torch by this thread use so many threads, or as many as before if those are fewer.
-class Threads {
- public:
-  explicit Threads(std::optional<int> most) : before_(at::get_num_threads()), fewer_(most && *most < before_) {
-    if (fewer_) at::set_num_threads(*most);
-  }
-  ~Threads() {
-    if (fewer_) at::set_num_threads(before_);
-  }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-  bool fewer_;
-};
 
 void check_cpu(const Bundle& bundle) {
   const auto rank = [](const std::string& name) { return std::find(capabilities.begin(), capabilities.end(), name) - capabilities.begin(); };
@@ -156,10 +116,8 @@ struct Model::Loaded {
   Manifest manifest;
   // forward() of a module is not const; calls do not change it, and may come from several threads.
   mutable torch::jit::Module module;
-  std::optional<int> threads;
 
-  Loaded(Manifest read, torch::jit::Module made)
-      : manifest(std::move(read)), module(std::move(made)), threads(best_threads(manifest.tuning)) {}
+  Loaded(Manifest read, torch::jit::Module made) : manifest(std::move(read)), module(std::move(made)) {}
   mutable std::mutex guard;
   mutable std::set<std::vector<std::vector<int64_t>>> met;  // the shapes of the inputs of finished calls
 
@@ -231,7 +189,6 @@ Tensors Model::run(const Tensors& inputs) const {
   const bool optimizes = torch::jit::getGraphExecutorOptimize();
   torch::jit::setGraphExecutorOptimize(false);
   const c10::InferenceMode inference;
-  const Threads threads(loaded_->threads);
   c10::IValue result;
   try {
     result = loaded_->module.forward(std::move(arguments));

@@ -181,7 +181,6 @@ Manifest Manifest::from_json(const std::string& text) {
   check_tuning(build["tuning"]);
   check_axes(raw["axes"]);
   Manifest manifest;
-  if (const json& tuning = build["tuning"]; !tuning.is_null()) manifest.tuning = {tuning["cpu"], tuning["cpus"], tuning["threads"]};
   for (const char* name : {"inputs", "outputs"}) check_tensors(raw[name], name, raw["axes"]);
   manifest.task = raw["task"], manifest.architecture = raw["architecture"], manifest.precision = build["precision"];
   manifest.torch = build["torch"], manifest.ipex = build["ipex"], manifest.isa = build["isa"];

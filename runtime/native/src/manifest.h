@@ -26,18 +26,11 @@ struct TensorSpec {
   std::optional<int64_t> minimum, maximum, pad;
 };
 
-// On which machine the artifact was tuned, by the name of its CPU and how many of them could be used, and how many threads were best.
-struct Tuning {
-  std::string cpu;
-  int64_t cpus, threads;
-};
-
 struct Manifest {
   std::string task, architecture, precision, torch, ipex, isa;
   std::map<std::string, Axis> axes;
   std::vector<TensorSpec> inputs, outputs;
   nlohmann::json preprocessing;
-  std::optional<Tuning> tuning;
   std::map<std::string, std::string> members;  // SHA-256 in hexadecimal, by name
 
   // Throws Error naming the field that is missing, unknown, or of a wrong type.
