@@ -21,7 +21,7 @@ from cpuc.compiler.benchmarking.machine import cpu_count, cpu_name
 from cpuc.compiler.benchmarking.sizes import Size, make_inputs
 from cpuc.compiler.benchmarking.timing import take_turns
 from cpuc.compiler.fusion import FusedGraph, Fusible
-from cpuc.runtime.allocation import keep_freed_memory
+from cpuc.runtime.allocation import heap_for
 from cpuc.runtime.manifest import Manifest, Trial, Tuning
 from cpuc.runtime.streams import Streams
 
@@ -48,7 +48,6 @@ def tune(
 
     Returns the graph in the best forms, and what was measured.
     """
-    keep_freed_memory()  # as the runtime does
     batches = [make_inputs(manifest, size) for size in sizes]
     names = [spec.name for spec in manifest.inputs]
     forms, trials = fusible.defaults, list[Trial]()
@@ -78,7 +77,9 @@ class _Program:
     """A graph as an artifact with it would run."""
 
     def __init__(self, graph: FusedGraph, names: Sequence[str]) -> None:
-        self._module = torch.jit.load(io.BytesIO(graph.saved()))
+        saved = graph.saved()
+        with heap_for(len(saved)):  # as the runtime does
+            self._module = torch.jit.load(io.BytesIO(saved))
         self._names = names
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:

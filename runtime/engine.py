@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpuc.runtime.allocation import keep_freed_memory
+from cpuc.runtime.allocation import heap_for
 from cpuc.runtime.archive import reopened
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.errors import BundleError, InputError
@@ -49,13 +49,13 @@ class Engine:
         import torch  # takes seconds: the digests are checked meanwhile
 
         load_ipex()
-        keep_freed_memory()
         check_cpu(bundle)
         if check_digests:
             verified.result()
         self._met: set[tuple[torch.Size, ...]] = set()
         try:
-            self.module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
+            with heap_for(bundle.file.size):
+                self.module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
         except RuntimeError as error:
             raise BundleError(f"{bundle.path}: {_reason(error)}") from error
 

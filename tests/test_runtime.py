@@ -56,8 +56,9 @@ def fresh(bundle: Path, length: int, calls: int = 1) -> tuple[list[float], int, 
 
 
 FREED = """
-import resource, sys
+import ctypes, resource, sys
 import cpuc, torch
+assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0  # PR_SET_THP_DISABLE: a page of 2 MiB would be one fault
 model = cpuc.load(sys.argv[1], warm_up=False)
 
 def faults():
@@ -79,6 +80,35 @@ def test_memory_of_one_call_is_there_for_the_next(tiny: Path) -> None:
     assert max(faults() for _ in range(3)) < 1000
     # Whoever sets the allocator's own variable decides.
     assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 20_000
+
+
+HUGE = """
+import sys
+import cpuc
+model = cpuc.load(sys.argv[1], warm_up=False)
+heap, total = False, 0
+for line in open("/proc/self/smaps"):
+    if line[0] in "0123456789abcdef":
+        heap = line.endswith("[heap]\\n")
+    elif heap and line.startswith("AnonHugePages:"):
+        total += int(line.split()[1])
+print(total)
+"""
+
+
+def test_weights_are_in_huge_pages(fp32: Path) -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    given = setting.read_text() if setting.exists() else "[never]"
+    if "[never]" in given:
+        pytest.skip("this system has no huge pages")
+
+    def kilobytes(**environment: str) -> int:
+        command = [sys.executable, "-c", HUGE, str(fp32)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment).stdout)
+
+    assert kilobytes() > 30_000  # of 42 MB of layers; the embeddings, 46 MB, are no part of the heap
+    if "[madvise]" in given:
+        assert kilobytes(MALLOC_TOP_PAD_="131072") == 0
 
 
 @pytest.fixture(scope="module")
