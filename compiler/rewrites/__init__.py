@@ -16,6 +16,7 @@ from cpuc.compiler.rewrites.convolution import BOTTLENECKS, CONVOLUTION
 from cpuc.compiler.rewrites.einsum import EINSUM
 from cpuc.compiler.rewrites.elementwise import ELEMENTWISE
 from cpuc.compiler.rewrites.linear import LINEAR, PACKING
+from cpuc.compiler.rewrites.mask import MASK
 from cpuc.compiler.rewrites.matching import replace
 from cpuc.compiler.rewrites.product import PRODUCT
 from cpuc.compiler.rewrites.rewrite import Graph, Rewrite
@@ -23,6 +24,7 @@ from cpuc.compiler.rewrites.window_attention import WINDOW_ATTENTION
 
 # Products hide in einsums, and some of them are linear layers.
 REWRITES: tuple[Rewrite, ...] = (
+    *MASK,
     *EINSUM,
     *ATTENTION,
     *WINDOW_ATTENTION,
