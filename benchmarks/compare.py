@@ -5,13 +5,18 @@
 Every engine is a process of its own, which is stopped (SIGSTOP) while another one is timed, so that no idle thread spins.
 In each round every engine wakes up with one call that does not count, and then makes the same calls with the same inputs; what
 is compared is the median over the rounds, and the ratios round by round. Outputs have to agree with eager's.
+
+All engines have tcmalloc for their allocator where it is installed (Debian: libtcmalloc-minimal4), as torch's tuning guide
+and our README advise.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes.util
 import json
+import os
 import platform
 import signal
 import statistics
@@ -30,6 +35,8 @@ from report import write_report
 from worker import seconds_file
 
 HERE = Path(__file__).resolve().parent
+ALLOCATOR = ctypes.util.find_library("tcmalloc_minimal")
+ENVIRONMENT = os.environ | ({"LD_PRELOAD": ALLOCATOR} if ALLOCATOR else {})
 # How far outputs may be from eager's, as a part of their size.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.5}
 ROUNDS, SECONDS = {True: 5, False: 9}, 0.4
@@ -45,7 +52,12 @@ class Process:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=ENVIRONMENT,
         )
         self.ready = self._read()
         self._signal(signal.SIGSTOP)
@@ -152,7 +164,7 @@ def measure_starts(options: argparse.Namespace, source: Path, precision: str, ca
     for _ in range(ROUNDS[options.quick] + 1):
         for name, command in commands.items():
             begin = time.perf_counter()
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, env=ENVIRONMENT)
             if done.returncode == 0:
                 seconds[name].append(time.perf_counter() - begin)
                 peaks[name] = json.loads(done.stdout)["peak"]
@@ -253,7 +265,8 @@ def machine() -> dict[str, Any]:
     """What the figures are of."""
     from cpuc.compiler.benchmarking.machine import describe_machine
 
-    return {**vars(describe_machine()), "system": platform.platform(), "date": time.strftime("%Y-%m-%d")}
+    facts = {"system": platform.platform(), "date": time.strftime("%Y-%m-%d"), "allocator": ALLOCATOR or "the C library's"}
+    return vars(describe_machine()) | facts
 
 
 def progress(text: str) -> None:

@@ -22,7 +22,7 @@ _MMAP_THRESHOLD = 32 << 20
 _KEPT = 256 << 20
 # mallopt takes an int; of larger models the rest is in ordinary pages.
 _MOST = (2 << 30) - 1 - 2 * _KEPT
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MXFAST = -1, -2, -3, 1  # malloc.h
 _OWN_CHOICE = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_")
 
 
@@ -45,7 +45,8 @@ def heap_for(size: int) -> Iterator[None]:
     library.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
     library.mallopt(_M_TRIM_THRESHOLD, min(size, _MOST) + 2 * _KEPT)
     library.mallopt(_M_TOP_PAD, min(size, _MOST) + _KEPT)
-    _grow(library)
+    library.mallopt(_M_MXFAST, 0)  # else freed memory is gathered again and again, for blocks that are small
+    _grow(library, min(size, _MOST) + _KEPT)
     try:
         yield
     finally:
@@ -53,19 +54,19 @@ def heap_for(size: int) -> Iterator[None]:
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
-def _grow(library: Any) -> None:
-    """Make the heap longer once, by M_TOP_PAD, and ask for huge pages there."""
+def _grow(library: Any, size: int) -> None:
+    """Have room for `size` bytes in the heap, and ask for huge pages as far as it had to grow.
+
+    It is taken and given back in blocks: by one, M_TOP_PAD makes glibc's heap longer; another allocator keeps what it has.
+    """
     library.sbrk.restype, library.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.argtypes = [ctypes.c_void_p]
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    begin, blocks = library.sbrk(0), []
-    # What is free already comes first; an allocator in place of glibc's never moves the end.
-    for _ in range(4 * _KEPT // _MMAP_THRESHOLD):
-        blocks.append(library.malloc(_MMAP_THRESHOLD - mmap.PAGESIZE))
-        if (end := library.sbrk(0)) != begin:
-            begin += -begin % mmap.PAGESIZE
-            library.madvise(begin, end - begin, mmap.MADV_HUGEPAGE)
-            break
+    begin = library.sbrk(0)
+    blocks = [library.malloc(_MMAP_THRESHOLD - mmap.PAGESIZE) for _ in range(-(-size // _MMAP_THRESHOLD))]
+    begin, end = begin + -begin % mmap.PAGESIZE, library.sbrk(0)
+    if begin < end:
+        library.madvise(begin, end - begin, mmap.MADV_HUGEPAGE)
     for block in blocks:
         library.free(block)

@@ -54,7 +54,7 @@ void detect_cpu() {
 
 // Every call of a model frees what it allocated; by default glibc hands that back to the kernel, and the next call pays for each
 // page anew. So the heap keeps as much of it as the Python runtime's, grows by that once and asks for huge pages there, whose
-// addresses are translated faster. As there, the allocator's own variables come first.
+// addresses are translated faster. As there, the allocator's own variables come first. Other allocators are given the same room.
 void keep_freed_memory() {
 #ifdef __GLIBC__
   for (const char* name : {"MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_"}) {
@@ -66,10 +66,10 @@ void keep_freed_memory() {
   ::mallopt(M_MMAP_THRESHOLD, largest);
   ::mallopt(M_TRIM_THRESHOLD, 2 * kept);
   ::mallopt(M_TOP_PAD, kept);
+  ::mallopt(M_MXFAST, 0);
   char* begin = static_cast<char*>(::sbrk(0));
   std::vector<void*> blocks;
-  // What is free already comes first; an allocator in place of glibc's never moves the end.
-  for (size_t taken = 0; taken < 4 * kept && ::sbrk(0) == begin; taken += largest) blocks.push_back(std::malloc(largest - page));
+  for (size_t taken = 0; taken < kept; taken += largest) blocks.push_back(std::malloc(largest - page));
   char* end = static_cast<char*>(::sbrk(0));
   begin += (page - reinterpret_cast<uintptr_t>(begin) % page) % page;
   if (begin < end) ::madvise(begin, end - begin, MADV_HUGEPAGE);
