@@ -6,7 +6,7 @@ Every engine is a process of its own, which is stopped (SIGSTOP) while another o
 In each round every engine wakes up with one call that does not count, and then makes the same calls with the same inputs; what
 is compared is the median over the rounds, and the ratios round by round. Outputs have to agree with eager's.
 
-All engines have tcmalloc for their allocator where it is installed (Debian: libtcmalloc-minimal4), as torch's tuning guide
+eager, inductor and cpuc allocate with tcmalloc where it is installed (Debian: libtcmalloc-minimal4), as torch's tuning guide
 and our README advise.
 """
 
@@ -36,7 +36,6 @@ from worker import seconds_file
 
 HERE = Path(__file__).resolve().parent
 ALLOCATOR = ctypes.util.find_library("tcmalloc_minimal")
-ENVIRONMENT = os.environ | ({"LD_PRELOAD": ALLOCATOR} if ALLOCATOR else {})
 # How far outputs may be from eager's, as a part of their size.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.5}
 ROUNDS, SECONDS = {True: 5, False: 9}, 0.4
@@ -57,7 +56,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=ENVIRONMENT,
+            env=environment(self.name),
         )
         self.ready = self._read()
         self._signal(signal.SIGSTOP)
@@ -90,6 +89,12 @@ class Process:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def environment(name: str) -> dict[str, str]:
+    """Of an engine's process; "eager fp32" is eager."""
+    advised = ALLOCATOR and ENGINES[name.split()[0]].tcmalloc
+    return os.environ | ({"LD_PRELOAD": ALLOCATOR} if advised else {})
 
 
 def command_of(engine: str, options: argparse.Namespace, source: Path, precision: str, cases: Path) -> list[str]:
@@ -164,7 +169,9 @@ def measure_starts(options: argparse.Namespace, source: Path, precision: str, ca
     for _ in range(ROUNDS[options.quick] + 1):
         for name, command in commands.items():
             begin = time.perf_counter()
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, env=ENVIRONMENT)
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, env=environment(name)
+            )
             if done.returncode == 0:
                 seconds[name].append(time.perf_counter() - begin)
                 peaks[name] = json.loads(done.stdout)["peak"]

@@ -31,11 +31,13 @@ class Engine:
         precisions: those that the engine has.
         one_shape: whether each shape is compiled for itself, so that cases of many shapes are not for it.
         hidden: whether it gives hidden states of the encoder instead of the head's outputs, which are not compared then.
+        tcmalloc: whether its documentation advises that allocator; with it OpenVINO 2026.4 aborts.
     """
 
     precisions: ClassVar[tuple[str, ...]] = FLOATS
     one_shape: ClassVar[bool] = False
     hidden: ClassVar[bool] = False
+    tcmalloc: ClassVar[bool] = False
 
     def __init__(
         self, source: Path, precision: str, work: Path, example: Arrays, calibration: list[dict[str, np.ndarray]]
@@ -91,6 +93,8 @@ class Engine:
 
 class Eager(Engine):
     """transformers as it comes: scaled_dot_product_attention; in bfloat16 its weights are."""
+
+    tcmalloc = True
 
     def load(self) -> None:
         import torch
@@ -287,6 +291,7 @@ class Cpuc(Engine):
     """What this repository makes."""
 
     precisions = ("fp32", "bf16", "int8")
+    tcmalloc = True
     scheme: ClassVar[str] = ""
 
     def build(self) -> None:

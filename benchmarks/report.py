@@ -93,7 +93,7 @@ def _starts(starts: list[dict[str, Any]]) -> str:
 def _machine(machine: dict[str, Any]) -> str:
     cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['isa']})"
     allocator = machine.get("allocator", "the C library's")
-    return f"Measured on {machine['date']}: {cpu}, {machine['system']}, allocator of all engines: {allocator}."
+    return f"Measured on {machine['date']}: {cpu}, {machine['system']}, allocator of eager, inductor and cpuc: {allocator}."
 
 
 def _versions(versions: dict[str, dict[str, str]]) -> str:
