@@ -14,16 +14,24 @@ import contextlib
 import ctypes
 import mmap
 import os
+import resource
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 # The most that glibc itself adapts to (M_MMAP_THRESHOLD in mallopt(3)): larger blocks are no part of the heap.
 _MMAP_THRESHOLD = 32 << 20
 _KEPT = 256 << 20
+# By what the heap grows. Of another thread's heaps, of 64 MiB each, glibc gives back none while the one before has less room
+# than this.
+_PADDING = 32 << 20
 # mallopt takes an int; of larger models the rest is in ordinary pages.
 _MOST = (2 << 30) - 1 - 2 * _KEPT
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MXFAST = -1, -2, -3, 1  # malloc.h
 _OWN_CHOICE = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_")
+
+
+_turn = threading.RLock()  # the limits are the process's
 
 
 @contextlib.contextmanager
@@ -33,25 +41,33 @@ def heap_for(size: int) -> Iterator[None]:
     From then on the heap of this process keeps 256 MiB of freed memory for its next allocations (``mallopt``). More of it goes
     back to the kernel if it lies at the end of the heap; what lies under a block in use stays, as it does with glibc's own
     limits. Pages that nobody has written to take no memory. Threads other than the first may have heaps of their own, which
-    stay as they are.
+    are not in huge pages; nor is a model that such a thread loads.
 
-    Does nothing where the user has set one of the allocator's own variables, and with another C library than glibc.
+    Does nothing where the user has set one of the allocator's own variables, and with another C library than glibc. Where the
+    process's memory is limited (``ulimit -v``, ``-d``), which counts room that is never used, none is taken in advance.
     """
     library = ctypes.CDLL(None)
     chosen = any(name in os.environ for name in _OWN_CHOICE) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if chosen or not hasattr(library, "mallopt"):
         yield
         return
-    library.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
-    library.mallopt(_M_TRIM_THRESHOLD, min(size, _MOST) + 2 * _KEPT)
-    library.mallopt(_M_TOP_PAD, min(size, _MOST) + _KEPT)
-    library.mallopt(_M_MXFAST, 0)  # else freed memory is gathered again and again, for blocks that are small
-    _grow(library, min(size, _MOST) + _KEPT)
-    try:
-        yield
-    finally:
-        library.mallopt(_M_TOP_PAD, _KEPT)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    room = min(size, _MOST) + _KEPT if _unlimited() and threading.current_thread() is threading.main_thread() else 0
+    with _turn:
+        try:
+            library.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+            library.mallopt(_M_TRIM_THRESHOLD, room + _KEPT)
+            library.mallopt(_M_TOP_PAD, max(room, _PADDING))
+            library.mallopt(_M_MXFAST, 0)  # else freed memory is gathered again and again, for blocks that are small
+            _grow(library, room)
+            yield
+        finally:
+            library.mallopt(_M_TOP_PAD, _PADDING)
+            library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+def _unlimited() -> bool:
+    limits = (resource.getrlimit(each)[0] for each in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return all(limit == resource.RLIM_INFINITY for limit in limits)
 
 
 def _grow(library: Any, size: int) -> None:

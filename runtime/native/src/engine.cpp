@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 #include <torch/version.h>
@@ -54,7 +55,8 @@ void detect_cpu() {
 
 // Every call of a model frees what it allocated; by default glibc hands that back to the kernel, and the next call pays for each
 // page anew. So the heap keeps as much of it as the Python runtime's, grows by that once and asks for huge pages there, whose
-// addresses are translated faster. As there, the allocator's own variables come first. Other allocators are given the same room.
+// addresses are translated faster. As there, the allocator's own variables come first. Other allocators, such as cpuc-run's, know
+// none of these limits, but take the same room and keep it.
 void keep_freed_memory() {
 #ifdef __GLIBC__
   for (const char* name : {"MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_"}) {
@@ -64,9 +66,16 @@ void keep_freed_memory() {
   if (tunables != nullptr && std::string(tunables).find("glibc.malloc") != std::string::npos) return;
   constexpr size_t kept = 256 << 20, largest = 32 << 20, page = 4 << 10;
   ::mallopt(M_MMAP_THRESHOLD, largest);
+  ::mallopt(M_TRIM_THRESHOLD, kept);
+  ::mallopt(M_TOP_PAD, largest);
+  ::mallopt(M_MXFAST, 0);
+  // Limits on memory count room that is never used.
+  for (const auto limited : {RLIMIT_AS, RLIMIT_DATA}) {
+    rlimit limit{};
+    if (::getrlimit(limited, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) return;
+  }
   ::mallopt(M_TRIM_THRESHOLD, 2 * kept);
   ::mallopt(M_TOP_PAD, kept);
-  ::mallopt(M_MXFAST, 0);
   char* begin = static_cast<char*>(::sbrk(0));
   std::vector<void*> blocks;
   for (size_t taken = 0; taken < kept; taken += largest) blocks.push_back(std::malloc(largest - page));
@@ -75,6 +84,7 @@ void keep_freed_memory() {
   if (begin < end) ::madvise(begin, end - begin, MADV_HUGEPAGE);
   for (void* block : blocks) std::free(block);
   ::mallopt(M_TRIM_THRESHOLD, kept);
+  ::mallopt(M_TOP_PAD, largest);
 #endif
 }
 
@@ -157,7 +167,8 @@ Model Model::load(const Bundle& bundle, Checks checks) {
   detect_cpu();
   check_cpu(bundle);
   load_ipex();
-  keep_freed_memory();
+  static std::once_flag kept;
+  std::call_once(kept, keep_freed_memory);
   checks.graph.get();
   try {
     const WeightMemory memory(*bundle.file);

@@ -144,11 +144,6 @@ int main(int count, char** arguments) {
   } catch (const CLI::ParseError& error) {
     return program.exit(error) == 0 ? 0 : 2;
   }
-#ifdef __GLIBC__
-  // torch's and IPEX's libraries register thousands of operators on the thread that loads them. In an arena of its own, glibc would
-  // ask the kernel for every page of that anew.
-  if (std::getenv("MALLOC_ARENA_MAX") == nullptr) ::mallopt(M_ARENA_MAX, 1);
-#endif
   try {
     run(given);
     // What the process holds goes with it: freeing it piece by piece would take longer than a short answer.
