@@ -129,7 +129,7 @@ def _threads(best: _Program, batches: Sequence[Arrays], seconds: float, report: 
     most = min(usual, cpu_count())
     fewer = [count for count in _powers(most) if count < most]
     if not fewer:
-        return [], cpu_count()  # no other number was measured
+        return [], most
 
     def on(count: int, batch: Arrays, repeat: int) -> Call:
         def call() -> None:
@@ -149,7 +149,7 @@ def _threads(best: _Program, batches: Sequence[Arrays], seconds: float, report: 
         trials, kept = _compare("threads", groups, seconds)
     finally:
         torch.set_num_threads(usual)
-    return trials, int(kept or cpu_count())
+    return trials, int(kept or most)
 
 
 def _repeat(best: _Program, batch: Arrays) -> int:

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from cpuc.compiler import rewrites
-from cpuc.compiler.flash import ATTENTION, use_flash
+from cpuc.compiler.flash import KERNEL, use_flash
 from cpuc.runtime.bundle import open_bundle
 from cpuc.runtime.engine import Engine
 from cpuc.runtime.libraries import load_ipex
 
-MISSES = ("later keys", "fewer keys", "reversed keys", "later queries", "every second key", "keys for rows")
+MISSES = ("later keys", "fewer keys", "reversed keys", "later queries", "every second key", "keys for rows", "written")
 
 
 class Masked(nn.Module):
@@ -45,6 +45,8 @@ class Masked(nn.Module):
         truth = queries.new_ones((), dtype=torch.bool) & valid.to(x.device) & taken.to(x.device)
         key = x[:, ::2] if self.miss == "every second key" else x
         truth = truth.expand(batch, -1, length, key.shape[1])
+        if self.miss == "written":
+            truth[:, :, 0, :] = True
         return nn.functional.scaled_dot_product_attention(x[:, None], key[:, None], key[:, None], truth)[:, 0]
 
 
@@ -69,14 +71,15 @@ def rewritten(module: nn.Module) -> Any:
         for size in ((3, 11), (1, 5), (4, 1), (5, 30)):
             if min(size) > 1 or not module.miss:
                 given = example(*size) if size[1] > 3 else (torch.randn(*size, 8), torch.ones(size, dtype=torch.bool))
-                # What attends to nothing is not a number where it is not read.
-                torch.testing.assert_close(frozen(*given), module(*given), equal_nan=True)
+                expected = module(*given)
+                read = (expected != 0).any(-1)  # what attends to nothing is zero in eager mode, and nobody reads it
+                torch.testing.assert_close(frozen(*given)[read], expected[read])
     return frozen.graph
 
 
 def test_a_mask_of_padding_is_a_view() -> None:
     found = kinds(rewritten(Masked()))
-    assert found[ATTENTION] == found["aten::where"] == found["aten::expand"] == 1
+    assert found[KERNEL] == found["aten::where"] == found["aten::expand"] == 1
     assert not found["aten::index"] + found["aten::arange"] + found["aten::__and__"]
 
 
@@ -88,9 +91,9 @@ def test_other_masks_stay_what_they_are(miss: str) -> None:
 def test_it_is_made_once_for_all_layers(tiny: Path) -> None:
     graph = Engine(open_bundle(tiny)).module.inlined_graph
     found = kinds(graph)
-    assert found[ATTENTION] == 2
+    assert len(graph.findAllNodes(KERNEL)) == 2
     assert found["aten::where"] == 1
     assert not found["aten::index"] + found["aten::arange"]
     # Before it is expanded: one row for all queries.
     (where,) = graph.findAllNodes("aten::where")
-    assert {use.user.kind() for use in where.output().uses()} == {"aten::expand"}
+    assert {use.user.kind() for use in where.output().uses()} <= {"aten::expand", "torch_ipex::bmm_add"}

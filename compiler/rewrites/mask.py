@@ -11,24 +11,33 @@ from __future__ import annotations
 
 import torch
 
-from cpuc.compiler.rewrites.matching import constant, equals, is_constant
+from cpuc.compiler.rewrites.matching import Writes, constant, equals, is_constant
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Rewrite, Value, Values
 
 _BOOLEAN = 11  # torch.bool as graphs write it
 _END = 9223372036854775807
 
 
-def _padding(_: Graph, names: Values) -> Values | None:
+def _padding(graph: Graph, names: Values) -> Values | None:
     truths = all(equals(names[name], _BOOLEAN) for name in ("kind", "given", "wanted"))
     sizes = list(names["sizes"].node().inputs())
-    keys, rows = (_counted(names[name]) for name in ("keys", "rows"))
-    if not truths or len(sizes) != 4 or not _is_empty(names["shape"]) or not keys or not rows or not _counted(names["queries"]):
+    keys, rows, queries = (_counted(names[name]) for name in ("keys", "rows", "queries"))
+    if not truths or len(sizes) != 4 or not _is_empty(names["shape"]) or not keys or not rows or not queries:
         return None
-    # Batches of another size than the mask's are an error before and after.
+    # The signature's axes make the mask's batch that of the rest.
     whole = keys[0].node().kind() == "aten::size" and keys[0].node().inputsAt(0).unique() == names["mask"].unique()
     batch = rows[0].unique() == sizes[0].unique()
-    placed = (keys[1], rows[1]) == ([False, False, False, True], [True, False, False, False])
-    return {} if whole and equals(keys[0].node().inputsAt(1), 1) and batch and placed else None
+    placed = (rows[1], queries[1], keys[1]) == (
+        [True, False, False, False],
+        [False, False, True, False],
+        [False, False, False, True],
+    )
+    # The size of an axis as it is, where the mask's will be 1.
+    stays = equals(sizes[2], -1) or equals(sizes[3], -1)
+    if not whole or not equals(keys[0].node().inputsAt(1), 1) or not batch or not placed or stays:
+        return None
+    # Queries will share what each had for itself.
+    return None if Writes(graph).ever(names["result"]) else {}
 
 
 def _is_empty(shape: Value) -> bool:
