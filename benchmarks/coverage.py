@@ -27,7 +27,9 @@ import media  # noqa: E402
 import tiny  # noqa: E402
 
 from cpuc.compiler.architectures import ARCHITECTURES, TEXT, Architecture  # noqa: E402
+from cpuc.compiler.branches import one_way  # noqa: E402
 from cpuc.compiler.capture import Inputs, capture, to_tensors  # noqa: E402
+from cpuc.compiler.flash import ATTENTION, KERNEL  # noqa: E402
 from cpuc.compiler.fusion import FusedGraph, fuse  # noqa: E402
 from cpuc.compiler.loading import quiet  # noqa: E402
 from cpuc.compiler.neighbours import layers_in  # noqa: E402
@@ -129,11 +131,11 @@ def compiled(subject: Subject, dtype: str) -> FusedGraph:
 
 def counts(graph: FusedGraph) -> dict[str, str]:
     """``fused/all`` for attention, linear layers and convolutions; "–" where there is none."""
-    nodes = list(graph.program.graph.nodes())
+    nodes = list(one_way(graph.program.graph))
     values = [str(value.type()) for node in nodes for value in node.inputs()]
     on_xsmm = sum(layers_in(node) for node in nodes if XSMM in node.kind())
     fused = {
-        "attention": graph.fused.get("aten::scaled_dot_product_attention", 0),
+        "attention": sum(graph.fused.get(operator, 0) for operator in (ATTENTION, KERNEL)),
         "linear": on_xsmm + sum(value.endswith(LINEAR) for value in values),
         "convolution": sum(value.endswith(CONVOLUTION) for value in values),
     }

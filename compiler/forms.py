@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from cpuc.runtime.engine import cpu_offers
+
 
 @dataclass(frozen=True)
 class Forms:
@@ -18,7 +20,7 @@ class Forms:
         layers: whose kernels compute linear layers: "libxsmm", "libxsmm-N" with weights in blocks of N outputs where that is
             not the usual number, or "onednn".
         residual: what adds the residual connection: the layer "norm" that follows, or the linear "layer" before it.
-        attention: in float32, one kernel ("flash"), or "products" of whole matrices with a softmax between.
+        attention: in float32, one kernel ("flash"), or "products" of whole matrices where `products` finds them faster.
     """
 
     layers: str = "libxsmm"
@@ -34,5 +36,9 @@ def defaults(dtype: torch.dtype) -> Forms:
 
     IPEX's norm finds the variance in one pass. Where the mean of a row is 10 or 100 times its standard deviation, its relative
     errors are 3e-6 and 3e-4, torch's 5e-7 and 4e-6; below that they are alike. Such activations would show in the proof.
+
+    Of attention, see `products`.
     """
-    return Forms(residual="norm" if dtype == torch.float32 else "layer")
+    return Forms(
+        residual="norm" if dtype == torch.float32 else "layer", attention="products" if cpu_offers("AVX512") else "flash"
+    )

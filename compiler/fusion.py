@@ -14,9 +14,9 @@ import torch
 
 from cpuc.compiler import rewrites
 from cpuc.compiler.capture import Inputs, to_tensors
-from cpuc.compiler.flash import ATTENTION, use_flash
+from cpuc.compiler.flash import KERNEL, use_flash
 from cpuc.compiler.forms import Forms, defaults
-from cpuc.compiler.neighbours import add_in_norm, join
+from cpuc.compiler.neighbours import add_in_norm, join, split_norms
 from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Quantized, calling, lower, package
@@ -150,7 +150,7 @@ class Fusible:
         return {
             "layers": alternatives(self._graph),
             "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
-            "attention": ["products"] if kinds[ATTENTION] else [],
+            "attention": ["flash" if self.defaults.attention == "products" else "products"] if kinds[KERNEL] else [],
         }
 
     def build(self, forms: Forms) -> FusedGraph:
@@ -159,6 +159,7 @@ class Fusible:
         use_xsmm(graph, self._tensors, forms.layers)
         if forms.residual == "norm":
             add_in_norm(graph)
+        split_norms(graph)
         join(graph)
         if forms.attention == "products":
             use_products(graph, self._tensors)

@@ -44,7 +44,7 @@ def test_the_manifest_says_what_it_is(fp32: Path) -> None:
     assert [spec.name for spec in manifest.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
     assert all(spec.shape == ["batch", "sequence"] for spec in (*manifest.inputs, *manifest.outputs))
     assert manifest.axes["sequence"].maximum == 512
-    assert manifest.build.fused["aten::scaled_dot_product_attention"] == 6
+    assert manifest.build.fused["torch_ipex::flash_attention"] == 6
     assert manifest.proof is not None
     assert manifest.proof.answers_equal == manifest.proof.answers == 6
     assert manifest.proof.rms_relative_difference < 1e-5

@@ -209,7 +209,7 @@ def test_compile_says_what_it_did_and_prints_no_warning(cli: Run, minilm: Path, 
     done = cli("compile", minilm, "-o", tmp_path / "model.pt", "--no-verify")
     assert done.stderr == ""
     assert "question-answering, bert, fp32" in done.stdout
-    assert "aten::scaled_dot_product_attention 6" in done.stdout
+    assert "torch_ipex::flash_attention 6" in done.stdout
     assert "not verified (--no-verify)" in done.stdout
     shown = cli("inspect", tmp_path / "model.pt")
     assert "not verified (--no-verify)" in shown.stdout

@@ -17,6 +17,7 @@ from media import CASES, Case
 
 from cpuc.compiler import rewrites
 from cpuc.compiler.architectures import ARCHITECTURES, AUDIO, IMAGE
+from cpuc.compiler.branches import one_way
 from cpuc.compiler.capture import capture, run_eager, to_tensors
 from cpuc.compiler.fusion import FusedGraph, fuse
 
@@ -46,7 +47,7 @@ def run(graph: FusedGraph, inputs: dict[str, np.ndarray], outputs: tuple[str, ..
 
 def packed(graph: FusedGraph, context: str) -> int:
     """Layers whose packed weight some operator takes."""
-    inputs = (value for node in graph.program.graph.nodes() for value in node.inputs())
+    inputs = (value for node in one_way(graph.program.graph) for value in node.inputs())
     return sum(str(value.type()).endswith(context) for value in inputs)
 
 

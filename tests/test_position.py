@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import cpuc
+from cpuc.compiler.flash import KERNEL
 from cpuc.compiler.fusion import FusedGraph, fuse
 
 LENGTH, WIDTH = 37, 64
@@ -53,9 +54,9 @@ class Reader(nn.Module):
 def rows(graph: FusedGraph, length: int) -> list[int]:
     """How many positions each attention of the stored graph computes."""
     copy = torch.jit.load(io.BytesIO(graph.saved())).graph.copy()
-    found = copy.findAllNodes("aten::scaled_dot_product_attention")
+    found = copy.findAllNodes(KERNEL)
     for node in found:
-        copy.registerOutput(node.output())
+        copy.registerOutput(node.inputsAt(0))
     copy.makeMultiOutputIntoTuple()
     copy.eraseInput(0)
     outputs = torch._C._create_function_from_graph("watched", copy)(torch.randn(2, length, WIDTH))

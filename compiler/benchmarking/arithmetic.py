@@ -7,6 +7,7 @@ and activations, a few thousandths of the whole, are none.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -55,7 +56,7 @@ RULES: list[tuple[str, tuple[int, ...], Rule]] = [
     (r"aten::(conv[123]d|mkldnn_convolution|_convolution_mode|_?convolution)", (0, 1), _convolution),
     (r"aten::conv_transpose[123]d|aten::_?convolution transposed", (0, 1), _transposed),
     (r"aten::(matmul|mm|bmm|mv|dot|inner)|ipex::matmul(_\w+)?", (0,), _product),
-    (r"aten::(addmm|addmv|baddbmm)|ipex::bmm_add", (1,), _product),
+    (r"aten::(addmm|addmv|baddbmm)|(torch_)?ipex::bmm_add", (1,), _product),
     (r"ipex::(\w+_)?mha_scores_calc(_v2)?", (0,), _product),
     (r"aten::scaled_dot_product_attention|torch_ipex::flash_attention", (0, 1, 2), _attention),
 ]
@@ -69,6 +70,8 @@ _CONTEXTS = ("ConvolutionOpContext", "ConvTransposeOpContext")
 # The seventh input says whether they are transposed.
 _BOTH = ("aten::_convolution", "aten::convolution")
 _FUSED = r"(ipex|ipex_prepack|torch_ipex|onednn|mkldnn)::"
+# The dtype that stands for an operator in a branch that was not taken.
+_NOT_RUN = -1
 
 
 @dataclass
@@ -112,8 +115,10 @@ def count(module: Any, inputs: Sequence[torch.Tensor]) -> Arithmetic:
     with torch.inference_mode(), torch.jit.optimized_execution(False):
         given = iter(function(module._c, *inputs)[1:] if counted else ())
     for each in counted:
-        precision, size = PRECISIONS.get(next(given), ("fp32", 4))
-        shapes = [next(given) for _ in range(each.asked)]
+        dtype, shapes = next(given), [next(given) for _ in range(each.asked)]
+        if dtype == _NOT_RUN:
+            continue
+        precision, size = PRECISIONS.get(dtype, ("fp32", 4))
         if each.weight is not None:
             shapes.insert(-1, each.weight)
         operations, weights = each.rule(*shapes)
@@ -125,21 +130,45 @@ def count(module: Any, inputs: Sequence[torch.Tensor]) -> Arithmetic:
 
 def _ask(graph: Graph, arithmetic: Arithmetic) -> Iterator[_Counted]:
     """Make `graph` give the dtype and the sizes of every product in it; what cannot be counted goes into `arithmetic`."""
-    top = list(graph.nodes())
-    for node in top:
-        name = _name(node)
-        found = next(((positions, rule) for names, positions, rule in RULES if re.fullmatch(names, name)), None)
-        weight = _packed_weight(node)
-        if found is None or weight == ():
-            arithmetic.uncounted.update([node.kind()] if _has_product(node.kind()) else [])
-        else:
-            positions, rule = found
-            tensors = [*(node.inputsAt(i) for i in positions), node.outputsAt(0)]
-            _give(graph, node, "prim::dtype", tensors[0], torch._C.IntType.get())
-            for tensor in tensors:
-                _give(graph, node, "aten::size", tensor, torch._C.ListType.ofInts())
-            yield _Counted(node.kind(), rule, len(tensors), weight if rule in (_convolution, _transposed) else None)
-        arithmetic.uncounted.update(kind for block in node.blocks() for kind in _kinds(block) if _has_product(kind))
+    for node in list(graph.nodes()):
+        yield from _ask_one(graph, node, arithmetic, graph.registerOutput)
+        branches = list(node.blocks())
+        for i, branch in enumerate(branches):
+            give = functools.partial(_give_out, graph, node, i)
+            for inner in list(branch.nodes()):
+                yield from _ask_one(graph, inner, arithmetic, give)
+                deeper = (kind for block in inner.blocks() for kind in _kinds(block))
+                arithmetic.uncounted.update(kind for kind in deeper if _has_product(kind))
+
+
+def _ask_one(graph: Graph, node: Node, arithmetic: Arithmetic, give: Callable[[Value], object]) -> Iterator[_Counted]:
+    """The same for one operator; `give` makes a value an output of the graph."""
+    name = _name(node)
+    found = next(((positions, rule) for names, positions, rule in RULES if re.fullmatch(names, name)), None)
+    weight = _packed_weight(node)
+    if found is None or weight == ():
+        arithmetic.uncounted.update([node.kind()] if _has_product(node.kind()) else [])
+        return
+    positions, rule = found
+    tensors = [*(node.inputsAt(i) for i in positions), node.outputsAt(0)]
+    give(_tell(graph, node, "prim::dtype", tensors[0], torch._C.IntType.get()))
+    for tensor in tensors:
+        give(_tell(graph, node, "aten::size", tensor, torch._C.ListType.ofInts()))
+    yield _Counted(node.kind(), rule, len(tensors), weight if rule in (_convolution, _transposed) else None)
+
+
+def _give_out(graph: Graph, node: Node, index: int, value: Value) -> None:
+    """Make a value of the branch `index` of `node` an output of the graph, which is empty if another branch is taken."""
+    for i, branch in enumerate(node.blocks()):
+        with graph.insert_point_guard(branch):
+            branch.registerOutput(value if i == index else _nothing(graph, value))
+    graph.registerOutput(node.addOutput().setType(value.type()))
+
+
+def _nothing(graph: Graph, like: Value) -> Value:
+    if str(like.type()) == "int":
+        return graph.insertConstant(_NOT_RUN)
+    return graph.insertNode(graph.create("prim::ListConstruct", [], 1)).output().setType(like.type())
 
 
 def _name(node: Node) -> str:
@@ -148,12 +177,11 @@ def _name(node: Node) -> str:
     return f"{kind} transposed" if kind in _BOTH and node.inputsAt(6).toIValue() else kind
 
 
-def _give(graph: Graph, node: Node, kind: str, tensor: Value, result: Any) -> None:
-    """One more output: what `kind` says of `tensor`, right after `node`, so that the tensor itself need not be kept."""
+def _tell(graph: Graph, node: Node, kind: str, tensor: Value, result: Any) -> Value:
+    """What `kind` says of `tensor`, right after `node`, so that the tensor itself need not be kept."""
     new = graph.create(kind, [tensor], 1)
     new.insertAfter(node)
-    new.output().setType(result)
-    graph.registerOutput(new.output())
+    return new.output().setType(result)
 
 
 def _packed_weight(node: Node) -> Shape | None:

@@ -69,14 +69,24 @@ class _Lowering:
         if solution.smoothing is not None:
             x = self._make("aten::mul", x, solution.smoothing)
         if solution.scale is not None:
-            levels = self._make("aten::quantize_per_tensor", x, solution.scale, solution.zero_point, _QUINT8)
-            return self._make("aten::int_repr", levels), None
+            return self._levels(x, solution.scale, solution.zero_point), None
         # Two passes that use vectors; the infinity norm does not.
         highest, lowest = (self._make(kind, x, [-1], True) for kind in ("aten::amax", "aten::amin"))
         peaks = self._make("aten::maximum", highest, self._make("aten::neg", lowest))
         scales = self._make("aten::mul", self._make("aten::clamp_min", peaks, 1e-12), 1 / LEVELS)
-        levels = self._make("aten::quantize_per_tensor", self._make("aten::div", x, scales), 1.0, _MIDDLE, _QUINT8)
-        return self._make("aten::int_repr", levels), scales
+        return self._levels(self._make("aten::div", x, scales), 1.0, _MIDDLE), scales
+
+    def _levels(self, x: Value, scale: float, zero_point: int) -> Value:
+        """uint8 [..., in], in the memory of torch's quantised tensor.
+
+        `aten::int_repr` would copy it byte by byte: (EPYC, Zen 5) 30 us for 384 x 384 of them, where rounding takes 10.
+        """
+        quantized = self._make("aten::quantize_per_tensor", x, scale, zero_point, _QUINT8)
+        sizes, strides = (
+            self._make(f"aten::{kind}", quantized).setType(torch._C.ListType.ofInts()) for kind in ("size", "stride")
+        )
+        none = self._make("aten::empty", [0], _UINT8, None, None, None, None)
+        return self._make("aten::set_", none, quantized, 0, sizes, strides)
 
     def _static(self, node: Node, layer: Layer, x: Value, solution: Solution) -> None:
         """The layer and what follows it, as far as the operator does that too."""
