@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,6 +57,14 @@ class Engine:
 
     def run(self, arrays: Arrays) -> np.ndarray:
         """The first output."""
+        raise NotImplementedError
+
+    def start_streams(self, count: int) -> None:  # noqa: ARG002
+        """Load what `run_on_stream` takes, for `count` threads at once, each of which has its share of the CPUs."""
+        raise UnsupportedError("has no streams")
+
+    def run_on_stream(self, arrays: Arrays) -> np.ndarray:
+        """As `run`, from one of several threads."""
         raise NotImplementedError
 
     def files(self) -> list[Path]:
@@ -142,7 +152,10 @@ class Inductor(Eager):
 
 
 class OpenVino(Engine):
-    """Hint LATENCY, a model cache, one model for all shapes; int8 by NNCF's post-training quantisation for transformers."""
+    """Hint LATENCY, a model cache, one model for all shapes; int8 by NNCF's post-training quantisation for transformers.
+
+    Streams are those of the hint THROUGHPUT.
+    """
 
     precisions = ("fp32", "bf16", "int8")
 
@@ -169,18 +182,31 @@ class OpenVino(Engine):
         self._core.set_property({"CACHE_DIR": str(self.work.with_name(self.work.name + "-cache"))})
         self._compiled = self._compile(self.work / "model.xml")
 
-    def _compile(self, model: Any) -> Any:
+    def _compile(self, model: Any, hint: str = "LATENCY", **settings: Any) -> Any:
         kind = "bf16" if self.precision == "bf16" else "f32"
-        return self._core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": kind})
+        wanted = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": kind, **settings}
+        return self._core.compile_model(model, "CPU", wanted)
 
     def run(self, arrays: Arrays) -> np.ndarray:
         return np.asarray(self._compiled(dict(arrays))[0])
+
+    def start_streams(self, count: int) -> None:
+        self._streams = self._compile(self.work / "model.xml", "THROUGHPUT", NUM_STREAMS=count)
+        self._requests = threading.local()
+
+    def run_on_stream(self, arrays: Arrays) -> np.ndarray:
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._streams.create_infer_request()
+        return np.array(self._requests.own.infer(dict(arrays))[0])
 
 
 class OpenVinoStatic(OpenVino):
     """The same, reshaped and compiled for each shape."""
 
     one_shape = True
+
+    def start_streams(self, count: int) -> None:  # noqa: ARG002
+        raise UnsupportedError("compiled for one shape at a time")
 
     def load(self) -> None:
         super().load()
@@ -235,15 +261,28 @@ class OnnxRuntime(Engine):
             export.rename(self.work / "model.onnx")
 
     def load(self) -> None:
+        self._session = self._start()
+        self._names = {each.name for each in self._session.get_inputs()}
+
+    def _start(self, threads: int = 0) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(self.work / "model.onnx", options, providers=["CPUExecutionProvider"])
-        self._names = {each.name for each in self._session.get_inputs()}
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(self.work / "model.onnx", options, providers=["CPUExecutionProvider"])
 
     def run(self, arrays: Arrays) -> np.ndarray:
-        return np.asarray(self._session.run(None, {name: array for name, array in arrays.items() if name in self._names})[0])
+        return self._answer(self._session, arrays)
+
+    def _answer(self, session: Any, arrays: Arrays) -> np.ndarray:
+        return np.asarray(session.run(None, {name: array for name, array in arrays.items() if name in self._names})[0])
+
+    def start_streams(self, count: int) -> None:
+        self._streams = self._start(max(1, len(os.sched_getaffinity(0)) // count))
+
+    def run_on_stream(self, arrays: Arrays) -> np.ndarray:
+        return self._answer(self._streams, arrays)
 
 
 class CTranslate2(Engine):
@@ -281,10 +320,22 @@ class CTranslate2(Engine):
 
         self._encoder = ctranslate2.Encoder(str(self.work), device="cpu", inter_threads=1)
 
+    def start_streams(self, count: int) -> None:
+        import ctranslate2
+
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._streams = ctranslate2.Encoder(str(self.work), device="cpu", inter_threads=count, intra_threads=threads)
+
     def run(self, arrays: Arrays) -> np.ndarray:
+        return self._answer(self._encoder, arrays)
+
+    def run_on_stream(self, arrays: Arrays) -> np.ndarray:
+        return self._answer(self._streams, arrays)
+
+    def _answer(self, encoder: Any, arrays: Arrays) -> np.ndarray:
         lengths = arrays["attention_mask"].sum(1)
         rows = [row[:length].tolist() for row, length in zip(arrays["input_ids"], lengths, strict=True)]
-        return np.asarray(self._encoder.forward_batch(rows).last_hidden_state)
+        return np.asarray(encoder.forward_batch(rows).last_hidden_state)
 
 
 class Cpuc(Engine):
@@ -332,7 +383,18 @@ class Cpuc(Engine):
         self._names = [spec.name for spec in self._model.manifest.inputs]
 
     def run(self, arrays: Arrays) -> np.ndarray:
-        return next(iter(self._model.raw({name: arrays[name] for name in self._names}).values()))
+        return self._answer(self._model, arrays)
+
+    def start_streams(self, count: int) -> None:
+        import cpuc
+
+        self._streams = cpuc.load(self.work / "model.pt", warm_up=False, streams=count)
+
+    def run_on_stream(self, arrays: Arrays) -> np.ndarray:
+        return self._answer(self._streams, arrays)
+
+    def _answer(self, model: Any, arrays: Arrays) -> np.ndarray:
+        return next(iter(model.raw({name: arrays[name] for name in self._names}).values()))
 
 
 class CpucDynamic(Cpuc):
@@ -352,6 +414,9 @@ class CpucTuned(Cpuc):
 
     def load(self) -> None:
         self._by_shape: dict[tuple[int, ...], Any] = {}
+
+    def start_streams(self, count: int) -> None:  # noqa: ARG002
+        raise UnsupportedError("compiled for one shape at a time")
 
     def run(self, arrays: Arrays) -> np.ndarray:
         import cpuc

@@ -35,10 +35,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Rows by tokens, or by pixels of an image's side; any others may be asked for.
 TEXT_CASES, IMAGE_CASES = ("1x16", "1x128", "1x384", "8x128"), ("1x224", "8x224")
-# 32 rows of real lengths: in one batch, one by one, or like with like.
-MIXED = ("mixed-together", "mixed-alone", "mixed-alike")
+# 32 rows of real lengths: in one batch, one by one, like with like, or one by one on streams side by side.
+MIXED = ("mixed-together", "mixed-alone", "mixed-alike", "mixed-streams")
 # Windows of real paragraphs, which need data; fixed is padded to 384 tokens.
-REAL_TEXT = ("text-alone", "text-alike", "text-fixed")
+REAL_TEXT = ("text-alone", "text-alike", "text-streams", "text-fixed")
 # WordPiece tokens, at most 384, of every twentieth question of XQuAD in English with its paragraph.
 REAL_LENGTHS = (
     *(256, 113, 98, 51, 141, 113, 141, 152, 194, 158, 264, 384, 250, 143, 132, 165),
@@ -107,7 +107,7 @@ def _grouped(lengths: list[int], strategy: str) -> list[list[int]]:
         return [order]
     if strategy == "fixed":
         return [order[i : i + 8] for i in range(0, len(order), 8)]
-    return [[i] for i in order] if strategy == "alone" else list(batches(lengths, BUDGET))
+    return [[i] for i in order] if strategy in ("alone", "streams") else list(batches(lengths, BUDGET))
 
 
 def _windows(bundle: Path, data: Path | None) -> list[np.ndarray]:

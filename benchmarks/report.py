@@ -124,8 +124,8 @@ shape has a model of its own. {mean}
 
 {_table(cells)}
 
-`mixed` is 32 rows of real lengths, `text` windows of real paragraphs: all in one batch, one by one, or like with like in
-batches, whichever is fastest for the engine. CTranslate2 gives the encoder's hidden states, without a head.
+`mixed` is 32 rows of real lengths, `text` windows of real paragraphs: all in one batch, one by one, one on each CPU, or like
+with like in batches, whichever is fastest for the engine. CTranslate2 gives the encoder's hidden states, without a head.
 
 Not measured:
 

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,37 @@ def read_cases(path: Path) -> dict[str, list[dict[str, np.ndarray]]]:
     return {name: [calls[i] for i in sorted(calls)] for name, calls in cases.items()}
 
 
-def run_case(engine: Engine, calls: list[Arrays]) -> list[np.ndarray]:
-    return [engine.run(each) for each in calls]
+class Runner:
+    """Runs the calls of a case: those of streams side by side, any others one after the other."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, case: str, calls: list[Arrays]) -> list[np.ndarray]:
+        if not case.endswith("-streams"):
+            return [self._engine.run(each) for each in calls]
+        if self._pool is None:
+            count = len(os.sched_getaffinity(0))
+            self._engine.start_streams(count)
+            self._pool = ThreadPoolExecutor(count)
+        return list(self._pool.map(self._engine.run_on_stream, calls))
 
 
-def command(engine: Engine, cases: dict[str, list[dict[str, np.ndarray]]], wanted: dict[str, Any]) -> dict[str, Any]:
+def command(
+    engine: Engine, run: Runner, cases: dict[str, list[dict[str, np.ndarray]]], wanted: dict[str, Any]
+) -> dict[str, Any]:
     """The answer to one command: ``{"case", "calls", "save"}``."""
-    calls = cases[wanted["case"]]
+    case, calls = wanted["case"], cases[wanted["case"]]
     if engine.one_shape and len({next(iter(each.values())).shape for each in calls}) > 1:
         raise UnsupportedError("compiled for one shape at a time")
-    outputs = run_case(engine, calls)  # wakes what slept
+    outputs = run(case, calls)  # wakes what slept
     if wanted.get("save"):
         np.save(wanted["save"], np.concatenate([each.ravel() for each in outputs]).astype(np.float32))
     seconds = []
     for _ in range(wanted["calls"]):
         begin = time.perf_counter()
-        run_case(engine, calls)
+        run(case, calls)
         seconds.append(time.perf_counter() - begin)
     return {"seconds": seconds}
 
@@ -79,9 +95,10 @@ def main() -> None:
     cases = read_cases(Path(file))
     calibration = cases.pop("calibration", [])
     engine = ENGINES[name](Path(source), precision, Path(work), next(iter(cases.values()))[0], calibration)
+    run = Runner(engine)
     if once:
         engine.load()
-        run_case(engine, cases[once[1]])
+        run(once[1], cases[once[1]])
         answers.write(json.dumps({"peak": peak()}) + "\n")
         os._exit(0)
     try:
@@ -95,7 +112,7 @@ def main() -> None:
     answers.write(json.dumps(ready) + "\n")
     for line in sys.stdin:
         try:
-            result = command(engine, cases, json.loads(line))
+            result = command(engine, run, cases, json.loads(line))
         except Exception as error:
             result = {"error": _said(error)}
         result["peak"] = peak()
