@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -273,6 +274,29 @@ def test_usage(program: Path, tiny: Path) -> None:
     assert run(program, tiny, "--raw", "-i", "/absent").stderr == "cpuc: /absent: no such file\n"
     libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     assert "libpython" not in libraries and "libtorch_python" not in libraries
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_output_is_written_leaves_nothing(program: Path, tiny: Path, tmp_path: Path, number: int) -> None:
+    tensors, folder = tmp_path / "in.json", tmp_path / "out"
+    tensors.write_text(json.dumps({spec.name: [[1] * 256] * 400 for spec in open_bundle(tiny).manifest.inputs}))
+    folder.mkdir()
+    command = [program, tiny, "--raw", "-i", tensors, "-o", folder / "out.json", "--force"]
+    for _ in range(50):  # until one is stopped in the middle
+        process = subprocess.Popen(command, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+        while process.poll() is None and not list(folder.glob("*/staged")):
+            pass
+        process.send_signal(signal.SIGSTOP)
+        written = list(folder.glob("*/staged"))
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        process.wait()
+        if written:
+            break
+        (folder / "out.json").unlink(missing_ok=True)
+    assert written
+    assert process.returncode == -number
+    assert list(folder.iterdir()) == []
 
 
 PEAK = """

@@ -2,16 +2,15 @@
 
 #include <utf8proc.h>
 
-#include <algorithm>
-#include <iterator>
-
 #include "tokenizer/grapheme_tables.h"
+#include "tokenizer/ranges.h"
 
 namespace cpuc {
 
 namespace {
 
 using unicode::Boundary;
+using unicode::find;
 
 Boundary from_utf8proc(char32_t character) {
   switch (utf8proc_get_property(static_cast<utf8proc_int32_t>(character))->boundclass) {
@@ -31,14 +30,6 @@ Boundary from_utf8proc(char32_t character) {
     case UTF8PROC_BOUNDCLASS_EXTENDED_PICTOGRAPHIC: return Boundary::emoji;
     default: return Boundary::other;
   }
-}
-
-template <typename Entry, size_t count>
-const Entry* find(const Entry (&table)[count], char32_t character) {
-  const auto after = std::upper_bound(std::begin(table), std::end(table), character,
-                                      [](char32_t value, const Entry& entry) { return value < entry.first; });
-  if (after == std::begin(table) || character > std::prev(after)->last) return nullptr;
-  return std::prev(after);
 }
 
 Boundary boundary_of(char32_t character) {

@@ -3,22 +3,14 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <iterator>
 
 #include "error.h"
+#include "tokenizer/ranges.h"
 #include "tokenizer/unicode_tables.h"
 
 namespace cpuc::unicode {
 
 namespace {
-
-template <typename Entry, size_t count>
-const Entry* find(const Entry (&table)[count], char32_t character) {
-  const auto after = std::upper_bound(std::begin(table), std::end(table), character,
-                                      [](char32_t value, const Entry& entry) { return value < entry.first; });
-  if (after == std::begin(table) || character > std::prev(after)->last) return nullptr;
-  return std::prev(after);
-}
 
 utf8proc_category_t category(char32_t character) { return utf8proc_category(static_cast<utf8proc_int32_t>(character)); }
 
