@@ -236,8 +236,11 @@ def test_figures_of_a_run(cli: Run, tiny: Path, tiny_model: Path, tmp_path: Path
         assert each["speedup"]["lower"] <= each["speedup"]["median"] <= each["speedup"]["upper"]
         operators = {operator["name"]: operator for operator in each["operators"]}
         assert sum(operator["share"] for operator in operators.values()) == pytest.approx(1)
-        for name, times in manifest.build.fused.items():
-            assert operators[name]["calls"] == times
+        # Of two ways to compute the same, a call takes one.
+        ran = manifest.build.fused.keys() & operators.keys()
+        assert ran >= arithmetic.by_operator.keys()
+        for name in ran:
+            assert 0 < operators[name]["calls"] <= manifest.build.fused[name]
             assert operators[name]["operations"] == arithmetic.by_operator.get(name)
 
 
