@@ -159,7 +159,9 @@ class Fusible:
         use_xsmm(graph, self._tensors, forms.layers)
         if forms.residual == "norm":
             add_in_norm(graph)
-        split_norms(graph)
+        if quantized is None or quantized.summary.scheme != "dynamic":
+            # Scales found while running would make more of it that norms round otherwise by the number of rows.
+            split_norms(graph)
         join(graph)
         if forms.attention == "products":
             use_products(graph, self._tensors)
