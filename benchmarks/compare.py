@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from engines import ENGINES, OWN
-from models import IMAGE_CASES, MIXED, MODELS, REAL_TEXT, TEXT_CASES, make_cases, make_model
+from models import IMAGE_CASES, MIXED, MODELS, REAL_TEXT, SIZE, TEXT_CASES, make_cases, make_model
 from report import write_report
 from worker import seconds_file
 
@@ -192,30 +192,48 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         for precision in options.precisions if wanted else []:
             progress(f"{name} {precision}")
             write_cases(options, source, wanted, cases)
+            cells = []
             with started(options, source, precision, cases) as workers:
                 for case in wanted:
                     progress(f"{name} {precision} {case}")
-                    cells = measure(workers, case, precision, ROUNDS[options.quick], options.work)
-                    put(result["cells"], {"model": name, "precision": precision, "case": case, "engines": cells})
+                    engines = measure(workers, case, precision, ROUNDS[options.quick], options.work)
+                    cells.append({"model": name, "precision": precision, "case": case, "engines": engines})
                 result["versions"] |= {each.name: each.ready["versions"] for each in workers if "versions" in each.ready}
                 built = {worker.name: worker.ready for worker in workers}
+            roofs = measure_roofs(options, source, precision, wanted)
+            for cell in cells:
+                put(result["cells"], cell | {"roof_seconds": roofs.get(cell["case"])})
             one = next((case for case in wanted if case not in (*MIXED, *REAL_TEXT)), None)
             starts = measure_starts(options, source, precision, cases, one) if one else {}
             put(result["starts"], {"model": name, "precision": precision, "engines": starts, "built": built})
-            if name == options.models[0]:
-                draw_roofline(options, source, precision)
             write_report(result, options.output)
     return result
 
 
-def draw_roofline(options: argparse.Namespace, source: Path, precision: str) -> None:
-    """Of our bundle, as a user does it."""
+def measure_roofs(options: argparse.Namespace, source: Path, precision: str, wanted: list[str]) -> dict[str, float]:
+    """Of cases of one size, the seconds that the arithmetic of our graph, and reading its weights, take at this machine's peak.
+
+    It is what `cpuc bench` tells; of the first model, its plot is kept.
+    """
     bundle = options.work / source.name / f"cpuc-{precision}" / "model.pt"
-    if bundle.exists():
-        options.output.mkdir(parents=True, exist_ok=True)
-        plot = options.output / f"roofline-{source.name}-{precision}.png"
-        command = [sys.executable, "-c", "from cpuc.cli import program; program()", "bench", str(bundle), "--seconds", "3"]
-        subprocess.run([*command, "--plot", str(plot), "--force"], stdout=subprocess.DEVNULL, check=True)
+    sizes: dict[str, list[str]] = {}
+    for size in filter(None, map(SIZE.fullmatch, wanted)):
+        sizes.setdefault(size[1], []).append(size[2])
+    found = {}
+    for rows, lengths in sizes.items() if bundle.exists() else ():
+        progress(f"{source.name} {precision}: the roof of {rows} rows")
+        command = [sys.executable, "-c", "from cpuc.cli import program; program()", "bench", str(bundle), "--seconds", "1"]
+        command += ["--json", "--batch-size", rows]
+        if task_of(source) != "image-classification":
+            command += [word for length in lengths for word in ("--seq-len", length)]
+        if source.name == Path(options.models[0]).name and rows == next(iter(sizes)):
+            options.output.mkdir(parents=True, exist_ok=True)
+            command += ["--plot", str(options.output / f"roofline-{source.name}-{precision}.png"), "--force"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        for length, each in zip(lengths, json.loads(done.stdout)["results"], strict=True):
+            if each["share_of_roof"] is not None:
+                found[f"{rows}x{length}"] = each["share_of_roof"] * each["latency_ms"]["p50"] / 1e3
+    return found
 
 
 def known(options: argparse.Namespace) -> dict[str, Any]:

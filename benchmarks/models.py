@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Rows by tokens, or by pixels of an image's side; any others may be asked for.
 TEXT_CASES, IMAGE_CASES = ("1x16", "1x128", "1x384", "8x128"), ("1x224", "8x224")
+SIZE = re.compile(r"(\d+)x(\d+)")
 # 32 rows of real lengths: in one batch, one by one, like with like, or one by one on streams side by side.
 MIXED = ("mixed-together", "mixed-alone", "mixed-alike", "mixed-streams")
 # Windows of real paragraphs, which need data; fixed is padded to 384 tokens.
@@ -87,7 +88,7 @@ def _calls(case: str, manifest: Manifest, bundle: Path, data: Path | None) -> It
     random = np.random.default_rng(0)
     names = [spec.name for spec in manifest.inputs]
     words = (5, manifest.inputs[0].maximum)  # what comes before is special in every vocabulary
-    if size := re.fullmatch(r"(\d+)x(\d+)", case):
+    if size := SIZE.fullmatch(case):
         count, length = map(int, size.groups())
         if names == ["pixel_values"]:
             yield {"pixel_values": random.standard_normal((count, 3, length, length), np.float32)}

@@ -12,6 +12,8 @@ import matplotlib.pyplot as plt
 import tabulate
 
 OWN = ("cpuc", "cpuc-dynamic", "cpuc-tuned")
+ROOF = """The *roof* is the time that our graph's arithmetic takes at this machine's measured peak, and no less than reading its
+weights takes (`cpuc bench`). Where the fastest peer has a share of 0.8, that arithmetic allows no ratio above 1.25."""
 
 
 def _seconds(cell: dict[str, Any]) -> float | None:
@@ -59,10 +61,17 @@ def _table(cells: list[dict[str, Any]]) -> str:
             else ["–", "–"]
         )
         shown = ["–" if each is None else f"{each * 1e3:.1f}" for each in times]
+        share = peers_share(cell)
+        last.append("–" if share is None else f"{share:.2f}")
         rows.append([cell["model"], cell["precision"], cell["case"], *shown, *last])
-    return tabulate.tabulate(
-        rows, ["model", "precision", "case", *names, "ratio", "fastest peer"], "github", disable_numparse=True
-    )
+    head = ["model", "precision", "case", *names, "ratio", "fastest peer", "its share of the roof"]
+    return tabulate.tabulate(rows, head, "github", disable_numparse=True)
+
+
+def peers_share(cell: dict[str, Any]) -> float | None:
+    """What part of the fastest peer's time the arithmetic would take at this machine's peak."""
+    found, roof = against(cell), cell.get("roof_seconds")
+    return roof / cell["engines"][found["best"]]["seconds"] if found and roof else None
 
 
 def _refused(cells: list[dict[str, Any]]) -> str:
@@ -111,6 +120,11 @@ def write_report(result: dict[str, Any], folder: Path) -> None:
     rounds = " or ".join(map(str, sorted(lengths)))
     ratios = [found["ratio"] for cell in cells if (found := against(cell))]
     mean = f"Geometric mean over {len(ratios)} cells: {statistics.geometric_mean(ratios):.2f}." if ratios else ""
+    shares = [share for cell in cells if (share := peers_share(cell))]
+    if shares:
+        mean += (
+            f"\n\n{ROOF} Over {len(shares)} cells that bound is {1 / statistics.geometric_mean(shares):.2f} in geometric mean."
+        )
     text = f"""# Benchmarks
 
 cpuc against other engines, measured by benchmarks/compare.py, which says how; a model at a precision is one run, and `--add`

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import ENGINES, Arrays, Engine, UnsupportedError, versions
+from engine import Arrays, Engine, UnsupportedError
+from engines import ENGINES, versions
 
 
 def read_cases(path: Path) -> dict[str, list[dict[str, np.ndarray]]]:
