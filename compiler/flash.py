@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 
 from cpuc.compiler.quantization import operands
-from cpuc.compiler.rewrites.matching import equals, insert
+from cpuc.compiler.rewrites.matching import Writes, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 ATTENTION = "aten::scaled_dot_product_attention"
@@ -33,13 +33,14 @@ def use_flash(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
         batch: inputs to run it with once, which shows axes and dtypes.
     """
     masks: dict[tuple[int, bool, torch.dtype], Value] = {}  # what was made of each for the first layer that has it
+    writes = Writes(graph)
     for node, given in zip(graph.findAllNodes(ATTENTION), operands(graph, ATTENTION, range(4), batch), strict=True):
         fits = _fits(node, given)
         query, key, value, mask, dropout, causal, scale, _ = node.inputs()
         with graph.insert_point_guard(node):
             if given[3] is not None and given[0] is not None:
                 met = mask.unique(), fits, given[0].dtype
-                if met not in masks:
+                if met not in masks or writes.ever(node.inputsAt(3)):
                     masks[met] = _mask(graph, mask, given[3].dtype, given[0].dtype, finite=fits)
                 mask = masks[met]
             if not fits:
@@ -67,14 +68,15 @@ def _mask(graph: Graph, mask: Value, given: torch.dtype, dtype: torch.dtype, *, 
     """`mask`, which is given in one dtype, as what is added to scores of another; one that was expanded is so at last.
 
     `finite` is for IPEX's kernel: it gives NaN for a row with -inf everywhere, which the next layer would spread, and wants
-    keys to be neighbours in memory. With the lowest number instead all keys weigh the same.
+    keys to be neighbours in memory, a single one too, which may be none in a tensor that calls itself contiguous. With the
+    lowest number instead all keys weigh the same.
     """
     if mask.node().kind() == "aten::expand":
         inner, *sizes = mask.node().inputs()
         return insert(graph, "aten::expand", _mask(graph, inner, given, dtype, finite=finite), *sizes)
     lowest = torch.finfo(dtype).min if finite else -math.inf
     if finite:
-        mask = insert(graph, "aten::contiguous", mask, 0)  # torch.contiguous_format
+        mask = insert(graph, "aten::clone", mask, 0)  # torch.contiguous_format
     if given == torch.bool:
         return insert(graph, "aten::where", mask, *(torch.tensor(number, dtype=dtype) for number in (0.0, lowest)))
     return insert(graph, "aten::clamp_min", mask, lowest) if finite else mask

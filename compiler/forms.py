@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
+from cpuc.compiler.benchmarking.machine import is_intel
 from cpuc.runtime.engine import cpu_offers
 
 
 @dataclass(frozen=True)
 class Forms:
-    """One way.
+    """One way; as it is without arguments, what a row becomes does not depend on how many others there are.
 
     Attributes:
         layers: whose kernels compute linear layers: "libxsmm", "libxsmm-N" with weights in blocks of N outputs where that is
@@ -24,7 +25,7 @@ class Forms:
     """
 
     layers: str = "libxsmm"
-    residual: str = "norm"
+    residual: str = "layer"
     attention: str = "flash"
 
 
@@ -37,8 +38,7 @@ def defaults(dtype: torch.dtype) -> Forms:
     IPEX's norm finds the variance in one pass. Where the mean of a row is 10 or 100 times its standard deviation, its relative
     errors are 3e-6 and 3e-4, torch's 5e-7 and 4e-6; below that they are alike. Such activations would show in the proof.
 
-    Of attention, see `products`.
+    Of attention, see `products`: with AVX-512 where MKL has none, which is on CPUs that are not Intel's.
     """
-    return Forms(
-        residual="norm" if dtype == torch.float32 else "layer", attention="products" if cpu_offers("AVX512") else "flash"
-    )
+    products = cpu_offers("AVX512") and not is_intel()
+    return Forms(residual="norm" if dtype == torch.float32 else "layer", attention="products" if products else "flash")

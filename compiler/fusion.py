@@ -141,11 +141,14 @@ class Fusible:
     def __init__(self, graph: Any, names: Sequence[str], tensors: Sequence[torch.Tensor], quantized: Quantized | None) -> None:
         self._graph, self._names, self._tensors, self._quantized = graph, names, tensors, quantized
         self._dtypes = dtypes_of_layers(graph)
-        self.defaults = defaults(torch.float32 if torch.float32 in self._dtypes else torch.bfloat16)
+        # Scales found while running would make more of it that a row is rounded otherwise alone than in a batch.
+        self._alike = quantized is not None and quantized.summary.scheme == "dynamic"
+        dtype = torch.float32 if torch.float32 in self._dtypes else torch.bfloat16
+        self.defaults = Forms() if self._alike else defaults(dtype)
 
     def alternatives(self) -> dict[str, list[str]]:
         """The fields of `Forms` that can make a difference here, in the order to decide them, and what else each can be."""
-        kinds = _count(self._graph)
+        kinds: Counter[str] = Counter() if self._alike else _count(self._graph)
         added = self._dtypes and kinds["ipex_prepack::linear_add_run"]
         return {
             "layers": alternatives(self._graph),
@@ -159,15 +162,14 @@ class Fusible:
         use_xsmm(graph, self._tensors, forms.layers)
         if forms.residual == "norm":
             add_in_norm(graph)
-        if quantized is None or quantized.summary.scheme != "dynamic":
-            # Scales found while running would make more of it that norms round otherwise by the number of rows.
+        if not self._alike:
             split_norms(graph)
         join(graph)
         if forms.attention == "products":
             use_products(graph, self._tensors)
         rewrites.finish(graph)
         _restore_chunks(graph)
-        weights = lower(graph, quantized) if quantized else []
+        weights = lower(graph, quantized, self._tensors) if quantized else []
         for value, name in zip(graph.inputs(), self._names, strict=False):
             value.setDebugName(name)
         kinds = _count(graph)

@@ -3,9 +3,10 @@
     flash_attention(q, k, v, mask)   →   if least ≤ number of scores ≤ most:  bmm(softmax(bmm(scale · q, kᵀ) + mask), v)
                                          else:                                flash_attention(q, k, v, mask)
 
-Both kernels of FlashAttention multiply through MKL, which has no AVX-512 for CPUs that are not Intel's. `torch_ipex::bmm_add`
-is oneDNN's, as long as it adds something. On an EPYC (Zen 5), 12 heads, attention with a mask is so 1.5 to 1.7 times as fast at
-128 tokens, 1.7 to 2.1 at 384 and at 8 x 128, and 1.75 at 8 x 512; up to 64 tokens it is slower. With AVX2 it gains nothing.
+Both kernels of FlashAttention multiply through MKL, which has no AVX-512 for CPUs that are not Intel's.
+`torch_ipex::bmm_add` is oneDNN's, as long as it adds something. (On Intel's CPUs, where MKL has it, this has not been
+measured.) On an EPYC (Zen 5), 12 heads, attention with a mask is so 1.5 to 1.7 times as fast at 128 tokens, 1.7 to 2.1 at
+384 and at 8 x 128, and 1.75 at 8 x 512; up to 64 tokens it is slower. With AVX2 it gains nothing.
 
 IPEX keeps oneDNN's kernels by the layouts of both operands and of the result, but not by the sizes of what is added: whoever
 comes first decides for all. Hence one rule, for every artifact that a process may load: to a product with a transposed second
@@ -79,7 +80,9 @@ def _many(graph: Graph, node: Node, size: int) -> Value:
         graph, "aten::mul", number(graph, "aten::numel", node.inputsAt(0)), number(graph, "aten::size", node.inputsAt(1), 2)
     )
     bounds = truth(graph, "aten::ge", scores, LEAST * size), truth(graph, "aten::le", scores, MOST * size)
-    return truth(graph, "aten::__and__", *bounds)
+    # One key turned has the layout of one that is not: see the rule above.
+    several = truth(graph, "aten::gt", number(graph, "aten::size", node.inputsAt(1), 2), 1)
+    return truth(graph, "aten::__and__", truth(graph, "aten::__and__", *bounds), several)
 
 
 def _kernel(graph: Graph, node: Node) -> Value:

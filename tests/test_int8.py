@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from pathlib import Path
@@ -20,7 +21,12 @@ from tiny import make_model
 
 import cpuc
 from cpuc.compiler import samples
+from cpuc.compiler.calibration import Calibration
 from cpuc.compiler.choice import agreement
+from cpuc.compiler.forms import Forms
+from cpuc.compiler.fusion import prepare
+from cpuc.compiler.precision import PRECISIONS, Limit
+from cpuc.compiler.quantization import Quantized, quantize
 from cpuc.compiler.quantization.layers import Network
 from cpuc.compiler.quantization.observe import run
 from cpuc.compiler.quantization.rounding import compensation, round_nearest, round_weight
@@ -282,3 +288,29 @@ def test_one_label_agrees_by_its_score() -> None:
     ones, others = [{"label": "good", "score": 0.99}] * 2, [{"label": "good", "score": 0.01}] * 2
     assert agreement(ones, ones, words=False) == 100
     assert agreement(ones, others, words=False) < 5
+
+
+def test_rows_of_images_that_lie_in_memory_channel_by_channel() -> None:
+    class Turned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(12, 16)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.sin(self.layer(images.permute(0, 3, 1, 2) * 2))
+
+    torch.manual_seed(0)
+    module, images = Turned().eval(), torch.randn(3, 5, 12, 7)
+    frozen = torch.jit.freeze(torch.jit.trace(module, images))
+    calibration = Calibration([{"images": each[None].numpy()} for each in images], "given", 3)
+    scheme = PRECISIONS["int8-fp32"].int8
+    assert scheme is not None
+
+    def in_int8(graph: Any) -> Quantized:
+        return quantize(graph, module.named_parameters(), calibration, ["images"], scheme, Limit(relative=1.0))
+
+    graph = prepare(frozen, ["images"], {"images": images.numpy()}, in_int8).build(Forms())
+    assert graph.fused == {"onednn::qlinear_pointwise": 1}
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        assert (loaded(images) - module(images)).abs().max() < 0.1

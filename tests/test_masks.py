@@ -6,17 +6,28 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import cpuc
 from cpuc.compiler import rewrites
 from cpuc.compiler.flash import KERNEL, use_flash
 from cpuc.runtime.bundle import open_bundle
 from cpuc.runtime.engine import Engine
 from cpuc.runtime.libraries import load_ipex
 
-MISSES = ("later keys", "fewer keys", "reversed keys", "later queries", "every second key", "keys for rows", "written")
+MISSES = (
+    "later keys",
+    "fewer keys",
+    "reversed keys",
+    "later queries",
+    "every second key",
+    "keys for rows",
+    "written",
+    "given is written",
+)
 
 
 class Masked(nn.Module):
@@ -27,6 +38,8 @@ class Masked(nn.Module):
         self.miss = miss
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.miss == "given is written":
+            mask = mask.clone()
         batch, length, size = x.shape[0], x.shape[1], mask.shape[1]
         queries, keys = torch.arange(length) + 0, torch.arange(size)
         if self.miss == "later keys":
@@ -45,6 +58,9 @@ class Masked(nn.Module):
         truth = queries.new_ones((), dtype=torch.bool) & valid.to(x.device) & taken.to(x.device)
         key = x[:, ::2] if self.miss == "every second key" else x
         truth = truth.expand(batch, -1, length, key.shape[1])
+        if self.miss == "given is written":
+            mask[:, 0] = False
+            x = x + mask[:, :1, None].float()
         if self.miss == "written":
             truth[:, :, 0, :] = True
         return nn.functional.scaled_dot_product_attention(x[:, None], key[:, None], key[:, None], truth)[:, 0]
@@ -97,3 +113,11 @@ def test_it_is_made_once_for_all_layers(tiny: Path) -> None:
     # Before it is expanded: one row for all queries.
     (where,) = graph.findAllNodes("aten::where")
     assert {use.user.kind() for use in where.output().uses()} <= {"aten::expand", "torch_ipex::bmm_add"}
+
+
+def test_one_token_in_a_mask_that_lies_otherwise_in_memory(tiny: Path) -> None:
+    model = cpuc.load(tiny, warm_up=False)
+    tokens = np.full((4, 1), 7, np.int64)
+    masks = np.ones((4, 1), np.int64), np.ones((1, 4), np.int64).T
+    mine, turned = ({"input_ids": tokens, "attention_mask": mask} for mask in masks)
+    np.testing.assert_array_equal(model.raw(turned)["start_logits"], model.raw(mine)["start_logits"])

@@ -17,7 +17,7 @@ import transformers
 from conftest import LINEAR, ROOT, here
 
 import cpuc
-from cpuc.runtime.engine import cpu_offers
+from cpuc.compiler.forms import defaults
 
 pytestmark = pytest.mark.alone
 
@@ -85,19 +85,28 @@ def test_memory_of_one_call_is_there_for_the_next(tiny: Path) -> None:
 
 HUGE = """
 import resource, sys
-import cpuc
+import cpuc, torch
 if sys.argv[2:]:
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.RLIM_INFINITY))
 model = cpuc.load(sys.argv[1], warm_up=False)
-heap, total, present = False, 0, 0
-for line in open("/proc/self/smaps"):
-    if line[0] in "0123456789abcdef":
-        heap = line.endswith("[heap]\\n")
-    elif heap and line.startswith("Rss:"):
-        present = int(line.split()[1])
-    elif heap and line.startswith("VmFlags:") and "hg" in line.split():
-        total += present
-print(total)
+
+def heap(what):
+    # Kilobytes that huge pages are asked for.
+    inside, total, size = False, 0, 0
+    for line in open("/proc/self/smaps"):
+        if line[0] in "0123456789abcdef":
+            inside = line.endswith("[heap]\\n")
+        elif inside and line.startswith(what):
+            size = int(line.split()[1])
+        elif inside and line.startswith("VmFlags:") and "hg" in line.split():
+            total += size
+    return total
+
+print(heap("Rss:"), heap("Size:"))
+for _ in range(2):
+    tensors = [torch.ones(7 << 20) for _ in range(6)]  # 168 MiB
+    del tensors
+print(heap("Size:"))
 """
 
 
@@ -106,13 +115,45 @@ def test_huge_pages_are_asked_for_the_weights(fp32: Path) -> None:
         pytest.skip("this system has no huge pages")
     inherited = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "LD_PRELOAD"}
 
-    def kilobytes(*limited: str, **environment: str) -> int:
+    def kilobytes(*limited: str, **environment: str) -> list[int]:
         command = [sys.executable, "-c", HUGE, str(fp32), *limited]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=inherited | environment).stdout)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=inherited | environment)
+        return [int(number) for number in done.stdout.split()]
 
-    assert kilobytes() > 30_000  # of 42 MB of layers; the embeddings, 46 MB, are no part of the heap
-    assert kilobytes(MALLOC_TOP_PAD_="131072") == 0
-    assert kilobytes("limited") == 0
+    present, loaded, called = kilobytes()
+    assert present > 30_000  # of 42 MB of layers; the embeddings, 46 MB, are no part of the heap
+    assert loaded > present + 250_000  # what calls allocate
+    assert called == loaded  # glibc gives nothing back that the next call would have to take again, in ordinary pages
+    assert kilobytes(MALLOC_TOP_PAD_="131072") == [0, 0, 0]
+    assert kilobytes("limited") == [0, 0, 0]
+
+
+FORKED = """
+import os, sys, threading
+import cpuc
+from cpuc.runtime.allocation import heap_for
+loading, forked = threading.Event(), threading.Event()
+def load():
+    with heap_for(1 << 20):
+        loading.set()
+        forked.wait()
+thread = threading.Thread(target=load)
+thread.start()
+loading.wait()
+cpuc.load(sys.argv[1], warm_up=False)  # meanwhile
+child = os.fork()
+if not child:  # torch's threads are not there, so that it could not run a model
+    with heap_for(1 << 20):
+        os._exit(7)
+forked.set()
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_model_that_is_being_loaded_keeps_nobody_waiting(tiny: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(tiny)], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout == "7\n"
 
 
 OTHERS = """
@@ -173,7 +214,7 @@ def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_pat
         assert min(ratios) <= 1.2, (length, ratios)
     assert not any(name.split(".")[0] in FORBIDDEN or name in FORBIDDEN for name in modules)
     assert any(name.startswith(LINEAR) for name in operators)
-    products = precision.endswith("fp32") and cpu_offers("AVX512")
+    products = precision.endswith("fp32") and defaults(torch.float32).attention == "products"
     assert ("torch_ipex::bmm_add" if products else "torch_ipex::flash_attention") in operators
     assert not {"aten::linear", "aten::addmm", "aten::bmm", "aten::softmax"} & set(operators)
 

@@ -132,13 +132,15 @@ def _ask(graph: Graph, arithmetic: Arithmetic) -> Iterator[_Counted]:
     """Make `graph` give the dtype and the sizes of every product in it; what cannot be counted goes into `arithmetic`."""
     for node in list(graph.nodes()):
         yield from _ask_one(graph, node, arithmetic, graph.registerOutput)
-        branches = list(node.blocks())
-        for i, branch in enumerate(branches):
+        for i, block in enumerate(node.blocks()):
+            if node.kind() != "prim::If":
+                arithmetic.uncounted.update(filter(_has_product, _kinds(block)))
+                continue
             give = functools.partial(_give_out, graph, node, i)
-            for inner in list(branch.nodes()):
+            for inner in list(block.nodes()):
                 yield from _ask_one(graph, inner, arithmetic, give)
-                deeper = (kind for block in inner.blocks() for kind in _kinds(block))
-                arithmetic.uncounted.update(kind for kind in deeper if _has_product(kind))
+                for deeper in inner.blocks():
+                    arithmetic.uncounted.update(filter(_has_product, _kinds(deeper)))
 
 
 def _ask_one(graph: Graph, node: Node, arithmetic: Arithmetic, give: Callable[[Value], object]) -> Iterator[_Counted]:

@@ -31,11 +31,21 @@ def describe_machine() -> Machine:
 
 def cpu_name() -> str:
     """The CPU's name as the system gives it, of the first core."""
+    return _fact("model name") or "unknown CPU"
+
+
+def is_intel() -> bool:
+    """Whether the CPU is Intel's, for whose CPUs alone MKL has AVX-512."""
+    return _fact("vendor_id") == "GenuineIntel"
+
+
+def _fact(name: str) -> str | None:
+    """What the system says of the first core."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(rf"^{name}\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1].strip() if found else "unknown CPU"
+        return None
+    return found[1].strip() if found else None
 
 
 def cpu_count() -> int:

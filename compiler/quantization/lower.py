@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from cpuc.compiler.quantization.layers import ACTIVATIONS, PLACEHOLDER, Layer, readers
+from cpuc.compiler.quantization.observe import Tensors, operands
 from cpuc.compiler.quantization.quantize import Quantized
 from cpuc.compiler.quantization.rounding import LEVELS
 from cpuc.compiler.quantization.solve import Solution
@@ -28,12 +29,23 @@ _FLOAT32, _BFLOAT16, _UINT8, _QUINT8 = 6, 15, 0, 13  # dtypes as graphs write th
 _MIDDLE = 128
 
 
-def lower(graph: Graph, quantized: Quantized) -> list[torch.Tensor]:
+def lower(graph: Graph, quantized: Quantized, batch: Tensors) -> list[torch.Tensor]:
     """After fusion: replace every placeholder of `graph` in place.
+
+    Args:
+        graph: fused.
+        quantized: how.
+        batch: inputs to run it with once, which shows how inputs of layers lie in memory.
 
     The graph gets one more input, a list of packed weights. Returns these weights, int8 [out, in], in the list's order.
     """
+    inputs = operands(graph, PLACEHOLDER, (0,), batch)
     lowering = _Lowering(graph, quantized)
+    for node, (x,) in zip(graph.findAllNodes(PLACEHOLDER), inputs, strict=True):
+        # Rounding keeps the order in memory that images may have (torch.channels_last), in which there are no rows.
+        if x is not None and x.dim() > 3 and not x.is_contiguous():
+            with graph.insert_point_guard(node):
+                node.replaceInput(0, insert(graph, "aten::contiguous", node.inputsAt(0), 0))  # torch.contiguous_format
     for node in graph.findAllNodes(PLACEHOLDER):
         if node.output().uses():  # else it went with another one of the same input
             lowering.replace(node)

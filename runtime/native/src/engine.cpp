@@ -5,6 +5,7 @@
 #include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 #include <torch/version.h>
@@ -12,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -64,17 +66,19 @@ void keep_freed_memory() {
   }
   const char* tunables = std::getenv("GLIBC_TUNABLES");
   if (tunables != nullptr && std::string(tunables).find("glibc.malloc") != std::string::npos) return;
-  constexpr size_t kept = 256 << 20, largest = 32 << 20, page = 4 << 10;
+  constexpr size_t kept = 256 << 20, freed = 2 * kept, largest = 32 << 20, page = 4 << 10;
   ::mallopt(M_MMAP_THRESHOLD, largest);
-  ::mallopt(M_TRIM_THRESHOLD, kept);
+  ::mallopt(M_TRIM_THRESHOLD, freed);
   ::mallopt(M_TOP_PAD, largest);
   ::mallopt(M_MXFAST, 0);
+  // Only the first thread's heap is one; those of others grow in pieces of their own.
+  static std::atomic_flag grown = ATOMIC_FLAG_INIT;
+  if (::getpid() != ::syscall(SYS_gettid) || grown.test_and_set()) return;
   // Limits on memory count room that is never used.
   for (const auto limited : {RLIMIT_AS, RLIMIT_DATA}) {
     rlimit limit{};
     if (::getrlimit(limited, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) return;
   }
-  ::mallopt(M_TRIM_THRESHOLD, 2 * kept);
   ::mallopt(M_TOP_PAD, kept);
   char* begin = static_cast<char*>(::sbrk(0));
   std::vector<void*> blocks;
@@ -83,7 +87,6 @@ void keep_freed_memory() {
   begin += (page - reinterpret_cast<uintptr_t>(begin) % page) % page;
   if (begin < end) ::madvise(begin, end - begin, MADV_HUGEPAGE);
   for (void* block : blocks) std::free(block);
-  ::mallopt(M_TRIM_THRESHOLD, kept);
   ::mallopt(M_TOP_PAD, largest);
 #endif
 }
@@ -167,8 +170,7 @@ Model Model::load(const Bundle& bundle, Checks checks) {
   detect_cpu();
   check_cpu(bundle);
   load_ipex();
-  static std::once_flag kept;
-  std::call_once(kept, keep_freed_memory);
+  keep_freed_memory();
   checks.graph.get();
   try {
     const WeightMemory memory(*bundle.file);
