@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,15 @@ def test_sums_are_exact_on_every_cpu(outputs: int, inputs: int, seed: int, heavy
                 x.to(torch.uint8), 1.0, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "none"
             )
             assert torch.equal(found.long(), (x - 128) @ rounded.values.long().t())
+
+
+@pytest.mark.parametrize("distribution", [torch.randn, torch.rand])
+def test_large_neighbours_are_rounded_not_cut(distribution: Callable[..., torch.Tensor]) -> None:
+    random = torch.Generator().manual_seed(0)
+    weight, rows = distribution(32, 256, generator=random), torch.randn(1000, 256, generator=random)
+    for rounded in (round_nearest(weight), round_weight(weight, *compensation(rows.t() @ rows))):
+        error = (rounded.dequantized() - weight).square().mean() / weight.square().mean()
+        assert error.sqrt() < 0.015
 
 
 def test_weights_are_rounded_for_what_is_read() -> None:

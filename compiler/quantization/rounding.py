@@ -10,6 +10,8 @@ LEVELS = 127
 # CPUs without VNNI add products in pairs of neighbours, in 16 bits with saturation (``vpmaddubsw``). 255 · (|a| + |b|) fits if
 # |a| + |b| is no more than this, where a and b have the same sign: then every CPU gives the same, exact sums.
 _PAIR = 128
+# Two neighbours at the largest weight fit with twice its own scale.
+_WIDER = (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
 # Columns that are rounded before the others are told of their errors.
 _BLOCK = 128
 # Of the mean of the diagonal, added to it: directions that the sample does not show are not free to err in.
@@ -29,11 +31,7 @@ class Weight:
 
 def round_nearest(weight: torch.Tensor) -> Weight:
     """Each value of a float32 weight [out, in] to its nearest level, as far as its neighbour lets it."""
-    scales = _scales(weight)
-    values = (weight / scales[:, None]).round().clamp(-LEVELS, LEVELS)
-    count = values.shape[1] // 2 * 2
-    values[:, 1:count:2] = _within(values[:, 1:count:2], values[:, 0:count:2])
-    return Weight(values.to(torch.int8), scales)
+    return _nearest(weight, _scales(weight))
 
 
 def round_weight(weight: torch.Tensor, factor: torch.Tensor, order: torch.Tensor) -> Weight:
@@ -81,8 +79,19 @@ def compensation(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return factor.float(), order
 
 
+def _nearest(weight: torch.Tensor, scales: torch.Tensor) -> Weight:
+    values = (weight / scales[:, None]).round().clamp(-LEVELS, LEVELS)
+    count = values.shape[1] // 2 * 2
+    values[:, 1:count:2] = _within(values[:, 1:count:2], values[:, 0:count:2])
+    return Weight(values.to(torch.int8), scales)
+
+
 def _scales(weight: torch.Tensor) -> torch.Tensor:
-    return weight.abs().amax(1).clamp(min=1e-12) / LEVELS
+    """Of each channel the scale that loses least: the finest that holds the largest weight cuts large neighbours more."""
+    finest = weight.abs().amax(1).clamp(min=1e-12) / LEVELS
+    tried = torch.stack([finest * part for part in _WIDER])
+    losses = torch.stack([(_nearest(weight, scales).dequantized() - weight).square().sum(1) for scales in tried])
+    return tried.gather(0, losses.argmin(0, keepdim=True)).squeeze(0)
 
 
 def _within(column: torch.Tensor, partner: torch.Tensor | None) -> torch.Tensor:
