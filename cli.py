@@ -122,10 +122,19 @@ def _evaluated(task: str, option: str) -> bool:
 @click.option("-o", "--output", default="-", show_default=True, help="Where answers go; - is standard output.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--raw", is_flag=True, help="Named tensors in (.npz or JSON), the model's outputs out.")
+@click.option("--streams", type=int, help="Batches side by side, each on its share of the CPUs.  [default: 1]")
 @click.option("--trust", type=click.Path(path_type=Path), help="Answer only if the bundle is signed by this public key.")
 @click.option("--check-digests/--no-check-digests", default=True, help="Compare the bundle with its SHA-256 digests first.")
 def run(
-    bundle: Path, source: str, output: str, force: bool, raw: bool, trust: Path | None, check_digests: bool, **given: Any
+    bundle: Path,
+    source: str,
+    output: str,
+    force: bool,
+    raw: bool,
+    streams: int | None,
+    trust: Path | None,
+    check_digests: bool,
+    **given: Any,
 ) -> None:
     """Answer the records in a file from BUNDLE.
 
@@ -137,6 +146,7 @@ def run(
     Examples:
       cpuc run model.pt --input q.json
       cpuc run model.pt --input questions.jsonl --output answers.jsonl --top-k 3
+      cpuc run model.pt --input many.jsonl --output answers.jsonl --streams 2
       echo '{"question": "Who?", "context": "Ada wrote it."}' | cpuc run model.pt --input -
       cpuc run ner.pt --input texts.json --aggregation-strategy simple
       cpuc run model.pt --raw --input tensors.npz --output logits.npz
@@ -150,8 +160,8 @@ def run(
     from cpuc.runtime.tensors import format_tensors, parse_tensors
 
     options = {name: value for name, value in given.items() if value is not None}
-    if raw and options:
-        raise InputError(f"--{next(iter(options)).replace('_', '-')} has no meaning with --raw")
+    if raw and (without := [*options, *(["streams"] if streams is not None else [])]):
+        raise InputError(f"--{without[0].replace('_', '-')} has no meaning with --raw")
     check_output(output, force=force)
     opened = open_bundle(bundle, trust=trust)  # a wrong bundle is told before standard input is waited for
     data = read_input(source)
@@ -162,7 +172,7 @@ def run(
         result = format_tensors(outputs, npz=output.endswith(".npz"))
     else:
         records = parse_records(data, name_of(source))
-        model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False)
+        model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False, streams=1 if streams is None else streams)
         with bar(len(records.values)) as advance:
             answers = list(model.answers(records.values, records.names, options, advance))
         result = format_answers(answers, records.form).encode()

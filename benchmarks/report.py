@@ -13,7 +13,8 @@ import tabulate
 
 OWN = ("cpuc", "cpuc-dynamic", "cpuc-tuned")
 ROOF = """The *roof* is the time that our graph's arithmetic takes at this machine's measured peak, and no less than reading its
-weights takes (`cpuc bench`). Where the fastest peer has a share of 0.8, that arithmetic allows no ratio above 1.25."""
+weights takes, unless they stay in the cache (`cpuc bench`; of int8, the static artifact's). Where the fastest peer has a share
+of 0.8, that arithmetic allows no ratio above 1.25."""
 
 
 def _seconds(cell: dict[str, Any]) -> float | None:

@@ -52,10 +52,11 @@ os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_i
 def heap_for(size: int) -> Iterator[None]:
     """Around the loading of a model of `size` bytes: it finds room at the end of the heap, in huge pages.
 
-    From then on the heap of this process keeps up to 512 MiB of freed memory for its next allocations (``mallopt``). More of it
-    goes back to the kernel if it lies at the end of the heap; what lies under a block in use stays, as it does with glibc's own
-    limits. Of the room in huge pages, 256 MiB are left for the calls. Pages that nobody has written to take no memory. Threads
-    other than the first may have heaps of their own, which are not in huge pages; nor is a model that such a thread loads.
+    From then on the heap of this process keeps up to 512 MiB of freed memory for its next allocations (``mallopt``). If
+    there is more, all but 32 MiB goes back to the kernel, as far as it lies at the end of the heap; what lies under a block
+    in use stays, as it does with glibc's own limits. Of the room in huge pages, 256 MiB are left for the calls. Pages that
+    nobody has written to take no memory. Threads other than the first may have heaps of their own, which are not in huge
+    pages; nor is a model that such a thread loads.
 
     Does nothing where the user has set one of the allocator's own variables, and with another C library than glibc. Where the
     process's memory is limited (``ulimit -v``, ``-d``), which counts room that is never used, none is taken in advance.
@@ -67,20 +68,20 @@ def heap_for(size: int) -> Iterator[None]:
         yield
         return
     room = min(size, _MOST) + _KEPT if _unlimited() and threading.current_thread() is threading.main_thread() else 0
-    with _turn:
-        _loading += 1
-        if room or _loading == 1:
-            library.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
-            library.mallopt(_M_TRIM_THRESHOLD, room + _FREED)
-            library.mallopt(_M_TOP_PAD, max(room, _PADDING))
-            library.mallopt(_M_MXFAST, 0)  # else freed memory is gathered again and again, for blocks that are small
-            _grow(library, room)
-            library.mallopt(_M_TOP_PAD, _PADDING)
     try:
+        with _turn:
+            _loading += 1
+            if room or _loading == 1:
+                library.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+                library.mallopt(_M_TRIM_THRESHOLD, room + _FREED)
+                library.mallopt(_M_TOP_PAD, max(room, _PADDING))
+                library.mallopt(_M_MXFAST, 0)  # else freed memory is gathered again and again, for blocks that are small
+                _grow(library, room)
+                library.mallopt(_M_TOP_PAD, _PADDING)
         yield
     finally:
         with _turn:
-            _loading -= 1
+            _loading = max(0, _loading - 1)  # it may have begun before a fork
             if not _loading:
                 _shrink(library)
 

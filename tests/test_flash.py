@@ -68,19 +68,28 @@ def test_every_mask(name: str, dtype: torch.dtype) -> None:
 class Twice(torch.nn.Module):
     """Two layers under one mask, which is written to in between."""
 
+    def __init__(self, by_parts: bool) -> None:
+        super().__init__()
+        self.by_parts = by_parts
+
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         heads, mask = x.unflatten(-1, (4, 16)).transpose(1, 2), mask.clone()
         heads = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, mask)
-        mask[:, :, :, 0] = False
+        if self.by_parts:
+            mask[:, :, :, 0] = False
+        else:
+            mask &= torch.arange(mask.shape[-1]) > 0
         return torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, mask)
 
 
-def test_a_mask_that_is_written_to_between_layers() -> None:
+@pytest.mark.parametrize("by_parts", [True, False])
+def test_a_mask_that_is_written_to_between_layers(by_parts: bool) -> None:
+    module = Twice(by_parts).eval()
     tensors = [torch.randn(2, 5, 64), torch.ones(2, 1, 5, 5, dtype=torch.bool)]
-    traced = torch.jit.freeze(torch.jit.trace(Twice().eval(), tensors))
+    traced = torch.jit.freeze(torch.jit.trace(module, tensors))
     graph = fuse(traced, ["x", "mask"], {"x": tensors[0].numpy(), "mask": tensors[1].numpy()})
     with torch.inference_mode(), torch.jit.optimized_execution(False):
-        torch.testing.assert_close(graph.program(*tensors), Twice()(*tensors))
+        torch.testing.assert_close(graph.program(*tensors), module(*tensors))
 
 
 def test_double_precision_keeps_torchs_kernel() -> None:

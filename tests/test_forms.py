@@ -14,6 +14,7 @@ from test_xsmm import XSMM
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from cpuc.compiler.forms import defaults
 from cpuc.compiler.fusion import FusedGraph, Fusible, prepare
 
 
@@ -172,6 +173,17 @@ def test_a_norm_without_weights_stays_as_it_is() -> None:
     graph = fusible.build(fusible.defaults)
     assert graph.fused == {XSMM + "_add": 1}
     check(graph, module, torch.randn(3, 7, 64))
+
+
+@pytest.mark.parametrize(
+    ("wide", "intel", "attention"), [(1, 0, "products"), (1, 1, "flash"), (0, 0, "flash"), (0, 1, "flash")]
+)
+def test_products_are_the_default_where_they_were_faster(
+    monkeypatch: pytest.MonkeyPatch, wide: int, intel: int, attention: str
+) -> None:
+    monkeypatch.setattr("cpuc.compiler.forms.cpu_offers", lambda _: bool(wide))
+    monkeypatch.setattr("cpuc.compiler.forms.is_intel", lambda: bool(intel))
+    assert defaults(torch.float32).attention == attention
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])

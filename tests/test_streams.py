@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Run
 
 import cpuc
 
@@ -75,6 +75,18 @@ def test_an_error_reaches_the_caller_and_the_streams_go_on(tiny: Path) -> None:
     with pytest.raises(cpuc.InputError, match="is missing"):
         streams.raw({})
     assert len(streams([{"question": "Who?", "context": "Ada."}] * 3)) == 3
+
+
+@needs_two
+def test_the_command_line_has_streams(fp32: Path, cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "many.json").write_text(json.dumps(records()))
+    one, two = (cli("run", fp32, "--input", tmp_path / "many.json", *more) for more in ((), ("--streams", "2")))
+    assert (one.returncode, two.returncode) == (0, 0)
+    assert [each["start"] for each in json.loads(one.stdout)] == [each["start"] for each in json.loads(two.stdout)]
+    wrong = cli("run", fp32, "--input", tmp_path / "many.json", "--streams", len(CPUS) + 1)
+    assert wrong.returncode == 1
+    assert f"streams is {len(CPUS) + 1}, must be 1 to {len(CPUS)}" in wrong.stderr
+    assert "--streams has no meaning with --raw" in cli("run", fp32, "--raw", "--input", "-", "--streams", "1").stderr
 
 
 @pytest.mark.parametrize("count", [0, -1, len(CPUS) + 1])

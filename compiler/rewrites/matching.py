@@ -60,7 +60,9 @@ def _latest_first(one: Node, other: Node) -> int:
 
 
 def _is_in_place(node: Node) -> bool:
-    return bool(node.kind().endswith("_") and not node.kind().endswith("__"))
+    """`x.add_(y)` and the like, and `x &= y`; `__and__` is not."""
+    name: str = node.kind()
+    return name.startswith("aten::__i") if name.endswith("__") else name.endswith("_")
 
 
 class Writes:
