@@ -112,13 +112,8 @@ def _versions(versions: dict[str, dict[str, str]]) -> str:
     return "\n".join(rows)
 
 
-def write_report(result: dict[str, Any], folder: Path) -> None:
-    """Write ``results.json``, ``README.md`` and the plots into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    cells = merged(result["cells"])
-    lengths = {len(each["rounds"]) for cell in cells for each in cell["engines"].values() if "rounds" in each}
-    rounds = " or ".join(map(str, sorted(lengths)))
+def _means(cells: list[dict[str, Any]]) -> str:
+    """Over all cells: the ratio, and the bound on it where the roof is known."""
     ratios = [found["ratio"] for cell in cells if (found := against(cell))]
     mean = f"Geometric mean over {len(ratios)} cells: {statistics.geometric_mean(ratios):.2f}." if ratios else ""
     shares = [share for cell in cells if (share := peers_share(cell))]
@@ -126,12 +121,22 @@ def write_report(result: dict[str, Any], folder: Path) -> None:
         mean += (
             f"\n\n{ROOF} Over {len(shares)} cells that bound is {1 / statistics.geometric_mean(shares):.2f} in geometric mean."
         )
+    return mean
+
+
+def write_report(result: dict[str, Any], folder: Path) -> None:
+    """Write ``results.json``, ``README.md`` and the plots into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    cells = merged(result["cells"])
+    lengths = {len(each["rounds"]) for cell in cells for each in cell["engines"].values() if "rounds" in each}
+    rounds = " or ".join(map(str, sorted(lengths)))
     text = f"""# Benchmarks
 
 cpuc against other engines, measured by benchmarks/compare.py, which says how; a model at a precision is one run, and `--add`
 puts runs together. Medians of {rounds} rounds in milliseconds; *ratio* is that of the fastest peer to the fastest of ours,
 above 1 we are faster, with the quartiles of the ratios round by round. Of openvino-static and cpuc-tuned (`--tune-shapes`) each
-shape has a model of its own. {mean}
+shape has a model of its own. {_means(cells)}
 
 {_machine(result["machine"])}
 

@@ -78,7 +78,8 @@ class Twice(torch.nn.Module):
         if self.by_parts:
             mask[:, :, :, 0] = False
         else:
-            mask &= torch.arange(mask.shape[-1]) > 0
+            part = mask[:, :, :, :1]
+            part &= torch.zeros(1, dtype=torch.bool)
         return torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, mask)
 
 
