@@ -41,4 +41,10 @@ def defaults(dtype: torch.dtype) -> Forms:
     Of attention, see `products`: with AVX-512 where MKL has none, which is on CPUs that are not Intel's.
     """
     products = cpu_offers("AVX512") and not is_intel()
-    return Forms(residual="norm" if dtype == torch.float32 else "layer", attention="products" if products else "flash")
+    residual = norm_adds() and dtype == torch.float32
+    return Forms(residual="norm" if residual else "layer", attention="products" if products else "flash")
+
+
+def norm_adds() -> bool:
+    """Whether this CPU has IPEX's layer norm that adds first, as a kernel of its own."""
+    return cpu_offers("AVX512")

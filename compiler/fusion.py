@@ -15,8 +15,9 @@ import torch
 from cpuc.compiler import rewrites
 from cpuc.compiler.capture import Inputs, to_tensors
 from cpuc.compiler.flash import KERNEL, use_flash
-from cpuc.compiler.forms import Forms, defaults
-from cpuc.compiler.neighbours import add_in_norm, join, split_norms
+from cpuc.compiler.forms import Forms, defaults, norm_adds
+from cpuc.compiler.neighbours import join
+from cpuc.compiler.norms import choose_norms
 from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Quantized, calling, lower, package
@@ -149,7 +150,7 @@ class Fusible:
     def alternatives(self) -> dict[str, list[str]]:
         """The fields of `Forms` that can make a difference here, in the order to decide them, and what else each can be."""
         kinds: Counter[str] = Counter() if self._alike else _count(self._graph)
-        added = self._dtypes and kinds["ipex_prepack::linear_add_run"]
+        added = norm_adds() and self._dtypes and kinds["ipex_prepack::linear_add_run"]
         return {
             "layers": alternatives(self._graph),
             "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
@@ -160,10 +161,7 @@ class Fusible:
         """The fused graph in these forms, as a function of its own."""
         graph, quantized = self._graph.copy(), self._quantized
         use_xsmm(graph, self._tensors, forms.layers)
-        if forms.residual == "norm":
-            add_in_norm(graph)
-        if not self._alike:
-            split_norms(graph)
+        choose_norms(graph, adding=norm_adds(), residual=forms.residual == "norm", by_rows=not self._alike)
         join(graph)
         if forms.attention == "products":
             use_products(graph, self._tensors)

@@ -1,96 +1,18 @@
-"""What libxsmm's linear layers and their neighbours can do together."""
+"""Linear layers of libxsmm that read one tensor become one."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from cpuc.compiler.branches import branch, number, truth
 from cpuc.compiler.quantization.layers import readers
-from cpuc.compiler.rewrites.matching import Writes, constant, equals, insert
+from cpuc.compiler.rewrites.matching import Writes, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
-_BIAS, _ADD = "torch_ipex::tpp_linear_bias", "torch_ipex::tpp_linear_add"
-_NORM, _ADDING_NORM = "aten::layer_norm", "ipex::add_layernorm"
-# From so many on, IPEX's norm, which adds, is slower than torch's after a sum.
-ROWS = 128
+_BIAS = "torch_ipex::tpp_linear_bias"
 # Operators that take a layer's output apart, and would do so with a part of a row as well.
 _VIEWS = ("aten::view", "aten::reshape")
-
-
-def add_in_norm(graph: Graph) -> None:
-    """A residual connection of few rows is added by the layer norm after it, in place of the linear layer before it.
-
-    layer_norm(tpp_linear_add(x, residual, …), …)   →   if rows ≥ 128:  as it was
-                                                        else:           add_layernorm(tpp_linear_bias(x, …), residual, …)
-    """
-    writes = Writes(graph)
-    many: dict[int, Value] = {}
-    for norm in [norm for norm in graph.findAllNodes(_NORM) if _adds(norm, writes)]:
-        layer = norm.inputsAt(0).node()
-        few = functools.partial(_adding_norm, graph, layer, norm)
-        _by_rows(graph, norm, layer.inputsAt(1), functools.partial(_copies, graph, (layer, norm)), few, many)
-    torch._C._jit_pass_dce(graph)
-
-
-def split_norms(graph: Graph) -> None:
-    """Of many rows, what a layer norm adds is added before it.
-
-    add_layernorm(x, y, …)   →   if rows ≥ 128:  layer_norm(x + y, …)
-                                 else:           as it was
-
-    IPEX's norm allocates memory for each row. With 384 and 768 columns, torch's in float32 takes (EPYC, Zen 5) 15 us for 16
-    rows, 17 and 21 for 128, and 40 and 68 for 1024; IPEX's, which adds, takes 6, 25 and 28, and 181 and 197.
-    """
-    many: dict[int, Value] = {}
-    for norm in [node for node in graph.nodes() if node.kind() == _ADDING_NORM and constant(node, 4) is not None]:
-        few = functools.partial(_copies, graph, (norm,))
-        _by_rows(graph, norm, norm.inputsAt(0), functools.partial(_sum_and_norm, graph, norm), few, many)
-
-
-def _by_rows(
-    graph: Graph, norm: Node, rows: Value, yes: Callable[[], Value], no: Callable[[], Value], known: dict[int, Value]
-) -> None:
-    """Replace `norm` by `yes` if there are many `rows`, else by `no`; `known` has the conditions by the number of columns."""
-    columns = constant(norm, 4 if norm.kind() == _ADDING_NORM else 2).numel()
-    if columns not in known:
-        # What has as many columns has as many rows; where not, it would only be slower.
-        with graph.insert_point_guard(norm):
-            known[columns] = truth(graph, "aten::ge", number(graph, "aten::numel", rows), ROWS * columns)
-    branch(graph, norm, known[columns], yes, no)
-
-
-def _copies(graph: Graph, nodes: Sequence[Node]) -> Value:
-    """Copies of operators, of which each reads the one before."""
-    made: dict[int, Value] = {}
-    for node in nodes:
-        copy = graph.insertNode(graph.createClone(node, lambda value: made.get(value.unique(), value)))
-        made[node.output().unique()] = copy.output()
-    return made[nodes[-1].output().unique()]
-
-
-def _adding_norm(graph: Graph, layer: Node, norm: Node) -> Value:
-    x, residual, weight, bias, _, blocks = layer.inputs()
-    shape, *parameters, _ = list(norm.inputs())[1:]
-    y = insert(graph, _BIAS, x, weight, bias, blocks)
-    return insert(graph, _ADDING_NORM, y, residual, 1, shape, *parameters, False)
-
-
-def _sum_and_norm(graph: Graph, norm: Node) -> Value:
-    x, y, alpha, *parameters, _ = norm.inputs()
-    return insert(graph, _NORM, insert(graph, "aten::add", x, y, alpha), *parameters, False)
-
-
-def _adds(norm: Node, writes: Writes) -> bool:
-    """Whether it has weight and bias, and alone reads the plain sum of a layer and of what is the same until then."""
-    layer = norm.inputsAt(0).node()
-    if layer.kind() != _ADD or len(layer.output().uses()) != 1 or not equals(layer.inputsAt(4), 1.0):
-        return False
-    whole = constant(norm, 2) is not None and constant(norm, 3) is not None
-    return whole and not any(writes.between(layer.inputsAt(i), layer, norm) for i in range(2))
 
 
 def join(graph: Graph) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,7 @@ from test_xsmm import XSMM
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from cpuc.compiler.forms import defaults
+from cpuc.compiler.forms import defaults, norm_adds
 from cpuc.compiler.fusion import FusedGraph, Fusible, prepare
 
 
@@ -69,7 +70,7 @@ def test_layers_of_one_input_are_one(take: Callable[[torch.Tensor], torch.Tensor
     torch.manual_seed(0)
     module = Attention(take)
     fusible = prepared(module, x=torch.randn(2, 5, 64), mask=MASKS["boolean"](2, 5))
-    graph = fusible.build(replace(fusible.defaults, attention="flash"))
+    graph = fusible.build(replace(fusible.defaults, attention="flash", residual="norm"))
     assert graph.fused == {"torch_ipex::flash_attention": 1, "ipex::add_layernorm": 1, XSMM + "_bias": 2, XSMM + "_add": 1}
     for rows, length in SIZES:
         check(graph, module, torch.randn(rows, length, 64), MASKS["boolean"](rows, length))
@@ -130,7 +131,7 @@ WRITTEN = {"copied input": (2, 1), "input": (3, 1), "output": (4, 1), "residual"
 def test_what_is_written_to_in_between_is_read_before(what: str) -> None:
     module = Written(what)
     fusible = prepared(module, x=torch.randn(2, 5, 64))
-    graph = fusible.build(fusible.defaults)
+    graph = fusible.build(replace(fusible.defaults, residual="norm"))
     for rows, length in SIZES:
         check(graph, module, torch.randn(rows, length, 64))
     layers = sum(n for kind, n in graph.fused.items() if kind.startswith(XSMM))
@@ -194,10 +195,11 @@ def test_every_form_is_the_same_function(mask: str, scale: float | None) -> None
     fusible = prepared(module, x=torch.randn(2, 5, 64), mask=MASKS[mask](2, 5))
     alternatives = fusible.alternatives()
     assert {fusible.defaults.attention, *alternatives["attention"]} == {"flash", "products"}
-    assert alternatives["residual"] == ["layer"]
+    assert alternatives["residual"] == (["layer"] if norm_adds() else [])
     assert alternatives["layers"][-1] == "onednn"
     forms = [fusible.defaults, replace(fusible.defaults, attention="products"), replace(fusible.defaults, attention="flash")]
-    forms += [replace(fusible.defaults, **{choice: form}) for choice in ("layers", "residual") for form in alternatives[choice]]
+    forms += [replace(fusible.defaults, layers=form) for form in alternatives["layers"]]
+    forms += [replace(fusible.defaults, residual=form) for form in ("layer", "norm")]
     built = {}
     for form in forms:
         graph = fusible.build(form)
@@ -207,7 +209,8 @@ def test_every_form_is_the_same_function(mask: str, scale: float | None) -> None
                 check(graph, module, torch.randn(rows, length, 64), MASKS[mask](rows, length))
     assert [built[form].get("torch_ipex::bmm_add", 0) for form in forms[1:3]] == [2, 0]
     assert [built[form]["torch_ipex::flash_attention"] for form in forms[1:3]] == [1, 1]
-    assert built[replace(fusible.defaults, residual="layer")][XSMM + "_add"] == 1
+    assert [built[form].get("ipex::add_layernorm", 0) for form in forms[-2:]] == [0, 1]
+    assert all(built[form][XSMM + "_add"] == 1 for form in forms[-2:])
     assert not any(kind.startswith(XSMM) for kind in built[replace(fusible.defaults, layers="onednn")])
 
 
@@ -234,11 +237,39 @@ class Bare(nn.Module):
         return F.scaled_dot_product_attention(x, x + 1, torch.sin(x), mask if self.masked else None).transpose(1, 2)
 
 
-def products(graph: FusedGraph, *tensors: torch.Tensor) -> int:
-    """How many products of matrices a run of the graph has."""
+def calls(graph: FusedGraph, *tensors: torch.Tensor) -> Counter[str]:
+    """What a run of the graph calls, and how often."""
     with torch.inference_mode(), torch.jit.optimized_execution(False), torch.profiler.profile() as profiled:
         torch.jit.load(io.BytesIO(graph.saved()))(*tensors)
-    return sum(event.name == "torch_ipex::bmm_add" for event in profiled.events())
+    return Counter(event.name for event in profiled.events())
+
+
+def products(graph: FusedGraph, *tensors: torch.Tensor) -> int:
+    """How many products of matrices a run of the graph has."""
+    return calls(graph, *tensors)["torch_ipex::bmm_add"]
+
+
+@pytest.mark.parametrize(("rows", "tokens", "many"), [(1, 16, False), (1, 255, False), (1, 256, True), (16, 16, True)])
+@pytest.mark.parametrize("added", [False, True])
+def test_the_number_of_rows_decides_whose_norm_it_is(added: bool, rows: int, tokens: int, many: bool) -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x + torch.sin(x) if added else torch.sin(x)) * 2
+
+    module = Norm()
+    fusible = prepared(module, x=torch.randn(2, 5, 64))
+    graph = fusible.build(fusible.defaults)
+    x = torch.randn(rows, tokens, 64)
+    check(graph, module, x)
+    called = calls(graph, x)
+    if added and norm_adds():
+        assert (called["dil_add_layernorm"], called["torch_ipex::layer_norm"]) == ((0, 1) if rows * tokens >= 128 else (1, 0))
+    else:
+        assert (called["torch_ipex::layer_norm"], called["aten::native_layer_norm"]) == ((1, 0) if many else (0, 1))
 
 
 @pytest.mark.parametrize(("rows", "tokens", "expected"), [(1, 16, 0), (1, 127, 0), (1, 128, 2), (8, 46, 2), (9, 966, 0)])
