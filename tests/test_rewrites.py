@@ -181,6 +181,16 @@ def test_what_only_looks_like_attention_is_left_alone(miss: str) -> None:
     FileCheck().check("aten::softmax").check_not(ATTENTION).run(after)
 
 
+@pytest.mark.parametrize(("other", "left"), [(False, 0), (True, 1)])
+def test_attention_is_not_given_the_shape_that_it_has(other: bool, left: int) -> None:
+    def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        y = f.scaled_dot_product_attention(q, k, v)
+        return y.reshape(y.shape[0], -1, (k if other else q).shape[2], v.shape[3]) * 2
+
+    graph = rewritten(attended, heads(), more=heads(2, 7))
+    assert (kinds(graph)[ATTENTION], kinds(graph)["aten::reshape"]) == (1, left)
+
+
 def test_attention_whose_operands_are_overwritten_meanwhile_is_left_alone() -> None:
     def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q = q.neg()

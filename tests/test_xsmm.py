@@ -91,7 +91,24 @@ def test_a_sum_with_another_shape_is_the_same_sum() -> None:
     check(graph, module, torch.randn(2, 6, 96), torch.randn(6, 64))
 
 
-@pytest.mark.parametrize(("shape", "outputs"), [((2, 3, 5, 96), 64), ((2, 5, 96), 33), ((2, 5, 97), 64)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", ["nothing", "relu", "gelu", "sum"])
+@pytest.mark.parametrize("outputs", [1, 2, 15, 17, 33, 100])
+def test_outputs_that_fill_no_block(outputs: int, name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    after, suffix = AFTER[name]
+    module = Layers(after, bias)
+    module.layer = nn.Linear(96, outputs, bias=bias)
+    graph = fused(module, torch.randn(3, 5, 96), torch.randn(3, 5, outputs))
+    # The sum of a layer and of what has no room for more outputs is oneDNN's.
+    operator = "ipex_prepack::linear_add_run" if name == "sum" else XSMM + suffix
+    assert {kind: n for kind, n in graph.fused.items() if "linear" in kind} == {operator: 1}
+    assert linear_layers(graph.program.graph) == 1
+    for rows in ROWS:
+        check(graph, module, torch.randn(1, rows, 96), torch.randn(1, rows, outputs))
+
+
+@pytest.mark.parametrize(("shape", "outputs"), [((2, 3, 5, 96), 64), ((2, 5, 97), 64)])
 def test_other_axes_and_sizes_stay_with_onednn(shape: tuple[int, ...], outputs: int) -> None:
     module = nn.Sequential(nn.Linear(shape[-1], outputs))
     graph = fused(module, torch.randn(shape))
