@@ -36,9 +36,10 @@ _LEAST = 32  # smaller blocks of outputs have not been the fastest anywhere
 # 16 rows, 65 for 128 and 180 for 1024, one of 32 46, 85 and 237, and oneDNN 110, 121 and 198.
 _FEW = 16
 
+XSMM = "torch_ipex::tpp_linear"  # how the names of its operators begin
 _ADD_RUN = "ipex_prepack::linear_add_run"
 _BIAS, _RELU, _ADD, _GELU, _GELU_TANH, _SILU = (
-    f"torch_ipex::tpp_linear_{name}" for name in ("bias", "relu", "add", "gelu", "gelu_tanh", "silu")
+    f"{XSMM}_{name}" for name in ("bias", "relu", "add", "gelu", "gelu_tanh", "silu")
 )
 # The operator for a layer and what was fused into it, and one to follow it. libxsmm's own GELU and SiLU are approximations that
 # are off by 4e-5, which bfloat16 does not show; in float32, torch's in their place cost 3 % of BERT-base.

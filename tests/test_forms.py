@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_xsmm import XSMM
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from cpuc.compiler.forms import defaults, norm_adds
 from cpuc.compiler.fusion import FusedGraph, Fusible, prepare
+from cpuc.compiler.xsmm import XSMM
 
 
 def prepared(module: nn.Module, **tensors: torch.Tensor) -> Fusible:

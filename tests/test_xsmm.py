@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from cpuc.compiler.fusion import FusedGraph, fuse
+from cpuc.compiler.xsmm import XSMM
 
 ROWS = (1, 2, 31, 63, 64, 65, 130, 256, 257, 300, 513)
-XSMM = "torch_ipex::tpp_linear"
 
 
 class Layers(nn.Module):

@@ -19,6 +19,7 @@ import torch
 
 from cpuc.compiler.fusion import HEAVY
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+from cpuc.compiler.xsmm import XSMM
 
 Shape = Sequence[int]
 # Operations, and elements of weights that are read, from the sizes of some inputs, of the weight, and of the output.
@@ -152,11 +153,20 @@ def _ask_one(graph: Graph, node: Node, arithmetic: Arithmetic, give: Callable[[V
         arithmetic.uncounted.update([node.kind()] if _has_product(node.kind()) else [])
         return
     positions, rule = found
-    tensors = [*(node.inputsAt(i) for i in positions), node.outputsAt(0)]
-    give(_tell(graph, node, "prim::dtype", tensors[0], torch._C.IntType.get()))
+    tensors = [*(node.inputsAt(i) for i in positions), _wanted(node)]
+    last = tensors[-1].node()
+    give(_tell(graph, last, "prim::dtype", tensors[0], torch._C.IntType.get()))
     for tensor in tensors:
-        give(_tell(graph, node, "aten::size", tensor, torch._C.ListType.ofInts()))
+        give(_tell(graph, last, "aten::size", tensor, torch._C.ListType.ofInts()))
     yield _Counted(node.kind(), rule, len(tensors), weight if rule in (_convolution, _transposed) else None)
+
+
+def _wanted(node: Node) -> Value:
+    """What an operator is there for: of a layer that is filled up with zeros, what comes before them."""
+    output: Value = node.outputsAt(0)
+    readers = [use.user for use in output.uses()]
+    cut = node.kind().startswith(XSMM) and len(readers) == 1 and readers[0].kind() == "aten::slice"
+    return readers[0].output() if cut else output
 
 
 def _give_out(graph: Graph, node: Node, index: int, value: Value) -> None:
