@@ -109,7 +109,7 @@ class User:
             "PYTHONPATH": str(self.home / "site"),
         }
         environment = {**inherited, **own, **self.settings}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.home, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.home, timeout=300, check=False)
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
