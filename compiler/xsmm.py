@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from cpuc.compiler.benchmarking.machine import cpu_count
 from cpuc.compiler.quantization import watch
 from cpuc.compiler.rewrites.matching import constant, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
@@ -28,9 +29,13 @@ from cpuc.runtime.engine import cpu_offers
 # above 200. With AVX-512 (EPYC, Zen 4) the whole of BERT-base in float32 is, against blocks of 32, 1.03 times as fast with
 # those of 48 at 16 tokens and 1.06 at 128, with those of 64 0.98 and 1.03; in bfloat16 layers are 1.04 to 1.65 times as fast
 # with 64 as oneDNN's. Of bfloat16, IPEX copies blocks of 32 outputs or fewer in every call.
+#
+# With AMX (Xeon), blocks of 128 made BERT-base's layers in bfloat16 0.98 to 1.18 times as fast as those of 64, at 16 to 1024
+# rows, and the whole of it 1.00 to 1.07 times. Threads share out whole blocks: with 3 for two of them it was 0.77 at 128 rows.
 _NARROW = ((32,), (32, 64, 48, 24, 16))
 _WIDE = ((48, 64, 32), (64, 32, 48, 24, 16))
 _BRAIN = ((64, 48), (64, 32, 48, 16))
+_TILES, _BLOCKS_EACH = 128, 3
 _LEAST = 32  # smaller blocks of outputs have not been the fastest anywhere
 # But for layers of so few that they need to be filled up. With 384 inputs and 2 outputs and AVX2, a block of 16 takes 37 us for
 # 16 rows, 65 for 128 and 180 for 1024, one of 32 46, 85 and 237, and oneDNN 110, 121 and 198.
@@ -97,7 +102,7 @@ def dtypes_of_layers(graph: Graph) -> set[torch.dtype]:
 
 def alternatives(graph: Graph) -> list[str]:
     """The forms besides the usual one that the layers of a graph can have on this CPU."""
-    layers = [(outputs, _blocks(dtype)[0]) for dtype, outputs in _sizes(graph)]
+    layers = [(outputs, _blocks(dtype, outputs)[0]) for dtype, outputs in _sizes(graph)]
     others = {
         size
         for outputs, sizes in layers
@@ -179,7 +184,7 @@ class _Weights:
         them to fill the last block up; None if no kernel takes them.
         """
         weight, bias = _unpacked(node)
-        several, of_inputs = _blocks(weight.dtype)
+        several, of_inputs = _blocks(weight.dtype, len(weight))
         if self._preferred and several:
             several = (self._preferred, *several)
         outputs, inputs = _divisor(weight.shape[0], several), _divisor(weight.shape[1], of_inputs)
@@ -198,13 +203,16 @@ class _Weights:
         return weight.dtype, *constants, missing > 0
 
 
-def _blocks(dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _blocks(dtype: torch.dtype, outputs: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes of blocks of outputs and of inputs, for this CPU; none where oneDNN's kernels are better."""
     if dtype == torch.float32:
         return _WIDE if cpu_offers("AVX512") else _NARROW
     # libxsmm emulates what a CPU without these instructions lacks, at half of oneDNN's speed.
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return _BRAIN if dtype == torch.bfloat16 and native else ((), ())
+    tiles = torch.cpu._is_amx_tile_supported()
+    if dtype != torch.bfloat16 or not (tiles or torch.cpu._is_avx512_bf16_supported()):
+        return (), ()
+    several, of_inputs = _BRAIN
+    return ((_TILES, *several) if tiles and outputs >= _TILES * _BLOCKS_EACH * cpu_count() else several), of_inputs
 
 
 def _divisor(size: int, sizes: tuple[int, ...]) -> int | None:

@@ -12,6 +12,7 @@ from conftest import linear_layers
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from cpuc.compiler.benchmarking.machine import cpu_count
 from cpuc.compiler.fusion import FusedGraph, fuse
 from cpuc.compiler.xsmm import XSMM
 
@@ -162,3 +163,29 @@ def test_bfloat16_at_every_number_of_rows(name: str, bias: bool) -> None:
         x, other = torch.randn(1, rows, 96), torch.randn(1, rows, 64)
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             torch.testing.assert_close(loaded(x, other), original(x, other), rtol=0.02, atol=0.02)
+
+
+class Ignoring(nn.Module):
+    """`module` of the first of two tensors."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return self.module(x) + other
+
+
+@pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="needs a CPU with AMX")
+@pytest.mark.parametrize(("outputs", "block"), [(128 * 3 * cpu_count(), 128), (128 * (3 * cpu_count() - 1), 64)])
+def test_blocks_are_large_where_each_cpu_has_several(outputs: int, block: int) -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(64, outputs)
+    original = copy.deepcopy(module)
+    one = torch.zeros(1)
+    graph = fused(Brain(Ignoring(module)), torch.randn(3, 5, 64), one)
+    (layer,) = graph.program.graph.findAllNodes(XSMM + "_bias")
+    assert layer.inputsAt(1).toIValue().shape[3] == block
+    x = torch.randn(2, 70, 64)
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        torch.testing.assert_close(graph.program(x, one), original(x), rtol=0.02, atol=0.02)
