@@ -12,6 +12,12 @@ Microseconds on two cores; *sum* has an addition before it, and a call of the in
                   torch           22     37     80    154     23     53    109    272
     EPYC (Zen 5)  sum, oneDNN     15     17            40     15     21            68
                   IPEX, adding     6     25           181      6     28           197
+
+oneDNN's takes parameters in float32 only, so that norms of a model in bfloat16 keep theirs (one kernel, no call counted):
+
+    Xeon (AMX)    torch, bf16     12     25     61    153     11     38    104    403
+                  torch           11     22     54    137     10     34     92    370
+                  oneDNN          40     37     61    104     30     40     72    224
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from cpuc.compiler.branches import branch, number, truth
-from cpuc.compiler.rewrites.matching import Writes, constant, equals, insert
+from cpuc.compiler.rewrites.matching import Writes, constant, constant_tensor, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 _BIAS, _ADD = "torch_ipex::tpp_linear_bias", "torch_ipex::tpp_linear_add"
@@ -39,11 +45,14 @@ def choose_norms(graph: Graph, *, adding: bool, residual: bool, by_rows: bool) -
     add_layernorm(x, y, …)   →   if rows ≥ 128:  layer_norm(x + y, …)
                                  else:           as it was
 
+    Weights and biases in bfloat16 become float32 first.
+
     Args:
         adding: whether IPEX's norm that adds is a kernel of its own on this CPU; if not, the sum is taken out of it first.
         residual: let it also add what the linear layer before it adds.
         by_rows: whether the number of rows may decide; if not, torch's norm stays in the place of oneDNN's, whatever it is.
     """
+    _widen(graph)
     if not adding:
         _take_sums_out(graph)
     elif by_rows:
@@ -51,6 +60,17 @@ def choose_norms(graph: Graph, *, adding: bool, residual: bool, by_rows: bool) -
     if residual:
         _add_in_norm(graph)
     _split_norms(graph, by_rows=by_rows)
+
+
+def _widen(graph: Graph) -> None:
+    """Weights and biases in bfloat16 become float32: oneDNN's kernel takes no others, and torch's is no slower with them."""
+    for kind, first in ((_NORM, 2), (_ADDING_NORM, 4)):
+        for norm in graph.findAllNodes(kind):
+            parameters = [constant_tensor(norm, first + i) for i in range(2)]
+            with graph.insert_point_guard(norm):
+                for i, parameter in enumerate(parameters):
+                    if parameter is not None and parameter.dtype == torch.bfloat16:
+                        norm.replaceInput(first + i, graph.insertConstant(parameter.float()))
 
 
 def _take_sums_out(graph: Graph) -> None:

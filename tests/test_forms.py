@@ -272,6 +272,31 @@ def test_the_number_of_rows_decides_whose_norm_it_is(added: bool, rows: int, tok
         assert (called["torch_ipex::layer_norm"], called["aten::native_layer_norm"]) == ((1, 0) if many else (0, 1))
 
 
+@pytest.mark.skipif(not norm_adds(), reason="bfloat16 is for CPUs with AVX-512")
+@pytest.mark.parametrize(("tokens", "many"), [(255, False), (256, True)])
+def test_norms_in_bfloat16_have_the_same_kernels(tokens: int, many: bool) -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.norm = nn.LayerNorm(64)
+            nn.init.normal_(self.norm.weight)
+            nn.init.normal_(self.norm.bias)
+            self.norm.bfloat16()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x.bfloat16()).float()
+
+    module = Norm()
+    fusible = prepared(module, x=torch.randn(2, 5, 64))
+    graph = fusible.build(fusible.defaults)
+    x = torch.randn(1, tokens, 64)
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        torch.testing.assert_close(graph.program(x), module(x), rtol=0.01, atol=0.02)
+    called = calls(graph, x)
+    assert (called["torch_ipex::layer_norm"], called["aten::native_layer_norm"]) == ((1, 0) if many else (0, 1))
+
+
 @pytest.mark.parametrize(("rows", "tokens", "expected"), [(1, 16, 0), (1, 127, 0), (1, 128, 2), (8, 46, 2), (9, 966, 0)])
 def test_the_number_of_scores_decides(rows: int, tokens: int, expected: int) -> None:
     """Four heads: 65536 scores are the fewest, 33554432 the most."""
