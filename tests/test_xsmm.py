@@ -165,6 +165,22 @@ def test_bfloat16_at_every_number_of_rows(name: str, bias: bool) -> None:
             torch.testing.assert_close(loaded(x, other), original(x, other), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs a CPU with bfloat16 instructions")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("outputs", "operator"), [(1, XSMM + "_bias"), (15, XSMM + "_bias"), (17, "ipex_prepack::linear_run")])
+def test_in_bfloat16_only_layers_of_few_outputs_are_filled_up(outputs: int, operator: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    module = Layers(AFTER["nothing"][0], bias)
+    module.layer = nn.Linear(96, outputs, bias=bias)
+    original = copy.deepcopy(module)
+    graph = fused(Brain(module), torch.randn(3, 5, 96), torch.randn(3, 5, outputs))
+    assert {kind: n for kind, n in graph.fused.items() if "linear" in kind} == {operator: 1}
+    for rows in ROWS:
+        x, other = torch.randn(1, rows, 96), torch.randn(1, rows, outputs)
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            torch.testing.assert_close(graph.program(x, other), original(x, other), rtol=0.02, atol=0.02)
+
+
 class Ignoring(nn.Module):
     """`module` of the first of two tensors."""
 
