@@ -66,8 +66,11 @@ def make_model(name: str, folder: Path) -> Path:
         if name == "vit-base":
             transformers.ViTImageProcessor().save_pretrained(source)
         else:
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(MINILM / file, source)
+            shutil.copy(MINILM / "tokenizer.json", source)
+            settings = json.loads((MINILM / "tokenizer_config.json").read_text())
+            if changes.get("type_vocab_size") == 1:  # BERT's tokenizer would tell two kinds of tokens apart
+                settings["model_input_names"] = ["input_ids", "attention_mask"]
+            (source / "tokenizer_config.json").write_text(json.dumps(settings))
     return source
 
 
