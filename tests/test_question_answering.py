@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from conftest import ROOT
 from tiny import make_model
 
@@ -160,6 +163,21 @@ def test_an_answer_late_in_a_long_context_is_found(model: cpuc.Model) -> None:
 def test_batching_does_not_change_answers(model: cpuc.Model) -> None:
     records = example_questions()
     assert [a.answer for a in model(records)] == [model(record).answer for record in records]
+
+
+def test_of_answers_with_equal_scores_the_first_are_given(tiny_model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "indifferent"
+    shutil.copytree(tiny_model, source)
+    weights = safetensors.torch.load_file(source / "model.safetensors")
+    head = {name: torch.zeros_like(tensor) for name, tensor in weights.items() if name.startswith("qa_outputs")}
+    assert len(head) == 2
+    safetensors.torch.save_file({**weights, **head}, source / "model.safetensors", {"format": "pt"})
+    cpuc.compile(str(source), tmp_path / "model.pt")
+    context = " ".join(f"{i}" for i in range(10, 60))
+    found = cpuc.load(tmp_path / "model.pt", warm_up=False)({"question": "Which?", "context": context}, top_k=8).answers
+    assert len({answer.score for answer in found}) == 1
+    ends = [answer.end for answer in found]
+    assert ends[0] == 2 and ends == sorted(ends) and all(answer.start == 0 for answer in found)
 
 
 def test_every_answer_of_a_short_context_ends_after_it_starts(model: cpuc.Model) -> None:

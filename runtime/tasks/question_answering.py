@@ -210,8 +210,10 @@ def _best_spans(
     scores = np.where(
         allowed[:, None] & view(valid_ends, longest), start[:, None] * view(ends, longest), np.float32(-1)
     ).reshape(-1)
-    best = np.argpartition(-scores, count)[:count] if count < len(scores) else np.arange(len(scores))
-    best = best[np.argsort(-scores[best], kind="stable")]
+    # Of equal scores, of which bfloat16 has many, the first spans are best. A partition alone leaves them in any order.
+    least = -np.partition(-scores, count - 1)[count - 1] if count < len(scores) else 0.0
+    best = np.flatnonzero(scores >= least)
+    best = best[np.argsort(-scores[best], kind="stable")][:count]
     best = best[scores[best] >= 0]
     return [(int(i // longest), int(i // longest + i % longest), float(scores[i])) for i in best]
 
