@@ -168,14 +168,12 @@ def run(
     # Input that makes no sense is told before torch is imported, which takes seconds.
     if raw:
         tensors = parse_tensors(data, name_of(source), opened.manifest)
-        outputs = Engine(opened, check_digests=check_digests).run(tensors)
-        result = format_tensors(outputs, npz=output.endswith(".npz"))
+        result = format_tensors(Engine(opened, check_digests=check_digests).run(tensors), npz=output.endswith(".npz"))
     else:
         records = parse_records(data, name_of(source))
         model = load(bundle, trust=trust, check_digests=check_digests, warm_up=False, streams=1 if streams is None else streams)
         with bar(len(records.values)) as advance:
-            answers = list(model.answers(records.values, records.names, options, advance))
-        result = format_answers(answers, records.form).encode()
+            result = format_answers(list(model.answers(records.values, records.names, options, advance)), records.form).encode()
     write_output(output, result, force=force)
 
 
