@@ -38,8 +38,10 @@ class Group(click.Group):
         except MemoryError:
             self._fail(context, "out of memory", EXIT_FAILED)
         except Exception as error:
-            what = str(error).strip().splitlines() or [""]
-            self._fail(context, f"unexpected {type(error).__name__}: {what[0]} (cpuc --debug … shows where)", EXIT_FAILED)
+            lines = str(error).strip().splitlines() or [""]
+            # torch says first where in the graph it was, and last what it was.
+            what = lines[-1 if lines[0].endswith("failed in the TorchScript interpreter.") else 0]
+            self._fail(context, f"unexpected {type(error).__name__}: {what} (cpuc --debug … shows where)", EXIT_FAILED)
 
     @staticmethod
     def _fail(context: click.Context, message: str, code: int) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,7 @@ class Engine:
         if bundle.trusted and not check_digests:
             raise InputError("a signature covers digests: with a trusted key they have to be checked")
         self.manifest = bundle.manifest
+        self._path = bundle.path
         check_versions(bundle)
         if check_digests:
             verified = _Background(bundle.check_digests)
@@ -59,13 +61,15 @@ class Engine:
             with heap_for(bundle.file.size):
                 self.module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
         except RuntimeError as error:
-            raise BundleError(f"{bundle.path}: {_reason(error)}") from error
+            _explain(error, self._path)
+            raise BundleError(f"{self._path}: torch cannot load the graph: {str(error).splitlines()[0]}") from error
         self._forward = self.module.forward
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run the graph; `inputs` and the result are named as in the manifest's signature.
 
-        Raises InputError naming the tensor whose name, dtype, shape or values do not fit the signature.
+        Raises InputError naming the tensor whose name, dtype, shape or values do not fit the signature, BundleError if an
+        operator has no kernel on this CPU, and MemoryError.
         """
         import torch
 
@@ -79,7 +83,11 @@ class Engine:
         # The graph is fused already: the JIT's executor would only profile and optimise it again. The flag belongs
         # to the thread, so it is set around each call.
         with KERNELS.together if known else KERNELS.alone, torch.jit.optimized_execution(False), torch.inference_mode():
-            outputs = self._forward(*arguments)
+            try:
+                outputs = self._forward(*arguments)
+            except RuntimeError as error:
+                _explain(error, self._path)
+                raise
         self._met.add(met)
         return {spec.name: tensor for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)}
 
@@ -99,14 +107,15 @@ class Engine:
         return {name: tensor.numpy() for name, tensor in self(tensors).items()}
 
 
-def _reason(error: RuntimeError) -> str:
-    """Why torch could not load a graph whose digests and CPU capability are right."""
+def _explain(error: RuntimeError, path: Path) -> None:
+    """Raise in the place of an error of torch that says what is wrong with this machine."""
     if "could not create a primitive" in str(error):
-        return (
-            "oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
+        raise BundleError(
+            f"{path}: oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
             "or compile with another --precision"
-        )
-    return f"torch cannot load the graph: {str(error).splitlines()[0]}"
+        ) from error
+    if "can't allocate memory" in str(error):
+        raise MemoryError from error
 
 
 class _Background:

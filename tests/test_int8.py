@@ -102,8 +102,9 @@ def test_a_row_does_not_depend_on_its_batch(int8: tuple[str, Path]) -> None:
     for row in range(4):
         alone = model.raw({name: array[row : row + 1] for name, array in tokens(48, 4).items()})
         for name, array in together.items():
-            # Attention and norms may round otherwise; one scale for the batch would make differences a hundred times as large.
-            assert np.abs(array[row] - alone[name][0]).max() < 0.02 * np.abs(array).max()
+            # Attention and norms have other kernels for other numbers of rows, and round otherwise: up to 0.01 was seen.
+            difference = np.square(array[row] - alone[name][0]).mean() / np.square(array[row]).mean()
+            assert np.sqrt(difference) < 0.02
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from conftest import needs_avx512
 from keys import Keys, make_keys
 from native_tokenizer import built
 from test_bad_bundles import LIES
+from test_robustness import HIDDEN, hidden_kernels, of_hidden_kernels
 
 import cpuc
 from cpuc.runtime.bundle import open_bundle
@@ -259,12 +260,19 @@ def test_other_versions_and_cpus_are_refused(program: Path, tiny: Path, tmp_path
     assert done.returncode == 1 and "needs a CPU with AVX2, which this one lacks" in done.stderr
 
 
-def test_kernels_that_are_hidden_are_named(program: Path, tiny_model: Path, tmp_path: Path) -> None:
+@of_hidden_kernels
+def test_kernels_that_are_hidden_are_named(program: Path, tmp_path: Path, sizes: dict[str, int], rows: int) -> None:
     needs_avx512()
-    cpuc.compile(str(tiny_model), tmp_path / "bf16.pt", precision="bf16", verify=False)
-    done = run(program, tmp_path / "bf16.pt", "--raw", "-i", "-", stdin=ONE, ONEDNN_MAX_CPU_ISA="AVX2")
+    done = run(program, *hidden_kernels(tmp_path, sizes, rows), ONEDNN_MAX_CPU_ISA="AVX2")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "bf16.pt: oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA" in done.stderr
+    assert f"bf16.pt: {HIDDEN}" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_call_that_needs_more_memory_than_there_is_says_so(program: Path, tiny: Path) -> None:
+    text = json.dumps(dict.fromkeys(("input_ids", "attention_mask"), [[1] * 256] * 6000))
+    few = ["prlimit", f"--as={3 << 30}"]
+    done = subprocess.run([*few, program, tiny, "--raw", "-i", "-"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "cpuc: out of memory\n")
 
 
 def test_usage(program: Path, tiny: Path) -> None:

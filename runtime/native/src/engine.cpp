@@ -138,14 +138,30 @@ class Reader final : public caffe2::serialize::ReadAdapterInterface {
 // lock. Whoever finds all that it needs there may go with others.
 std::shared_mutex kernels;
 
+std::string without_backtrace(const std::exception& error) {
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  return of_torch == nullptr ? error.what() : of_torch->what_without_backtrace();
+}
+
+// Throws in the place of an error of torch that says what is wrong with this machine.
+void explain(const std::string& message, const std::string& path) {
+  if (message.find("could not create a primitive") != std::string::npos) {
+    throw Error(Kind::bundle, path + ": oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
+                                     "or compile with another --precision");
+  }
+  if (message.find("can't allocate memory") != std::string::npos) throw std::bad_alloc();
+}
+
 }  // namespace
 
 struct Model::Loaded {
+  std::string path;
   Manifest manifest;
   // forward() of a module is not const; calls do not change it, and may come from several threads.
   mutable torch::jit::Module module;
 
-  Loaded(Manifest read, torch::jit::Module made) : manifest(std::move(read)), module(std::move(made)) {}
+  Loaded(std::string from, Manifest read, torch::jit::Module made)
+      : path(std::move(from)), manifest(std::move(read)), module(std::move(made)) {}
   mutable std::mutex guard;
   mutable std::set<std::vector<std::vector<int64_t>>> met;  // the shapes of the inputs of finished calls
 
@@ -174,7 +190,8 @@ Model Model::load(const Bundle& bundle, Checks checks) {
   checks.graph.get();
   try {
     const WeightMemory memory(*bundle.file);
-    auto loaded = std::make_unique<Loaded>(bundle.manifest, torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU));
+    auto module = torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU);
+    auto loaded = std::make_unique<Loaded>(bundle.file->path(), bundle.manifest, std::move(module));
     memory.detach();
     checks.weights.get();
     return Model(std::move(loaded));
@@ -184,12 +201,8 @@ Model Model::load(const Bundle& bundle, Checks checks) {
     throw;
   } catch (const std::exception& error) {
     checks.weights.get();  // damage explains more than what torch made of it
-    const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
-    const std::string message = of_torch == nullptr ? error.what() : of_torch->what_without_backtrace();
-    if (message.find("could not create a primitive") != std::string::npos) {
-      throw Error(Kind::bundle, bundle.file->path() + ": oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
-                                                      "or compile with another --precision");
-    }
+    const std::string message = without_backtrace(error);
+    explain(message, bundle.file->path());
     const size_t begin = std::min(message.find_first_not_of(" \n"), message.size());
     throw Error(Kind::bundle, bundle.file->path() + ": torch cannot load the graph: " + message.substr(begin, message.find('\n', begin) - begin));
   }
@@ -220,8 +233,9 @@ Tensors Model::run(const Tensors& inputs) const {
   c10::IValue result;
   try {
     result = loaded_->module.forward(std::move(arguments));
-  } catch (...) {
+  } catch (const std::exception& error) {
     torch::jit::setGraphExecutorOptimize(optimizes);
+    explain(without_backtrace(error), loaded_->path);
     throw;
   }
   torch::jit::setGraphExecutorOptimize(optimizes);

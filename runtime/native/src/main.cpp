@@ -153,7 +153,11 @@ int main(int count, char** arguments) {
   } catch (const std::bad_alloc&) {
     fail("out of memory");
   } catch (const std::exception& error) {
-    const std::string message = error.what();
-    fail("unexpected error: " + message.substr(0, message.find('\n')));
+    // torch says first where in the graph it was, and last what it was.
+    std::string message = error.what();
+    while (!message.empty() && message.back() == '\n') message.pop_back();
+    const size_t end = message.find('\n');
+    const bool in_graph = message.substr(0, end).find("failed in the TorchScript interpreter") != std::string::npos;
+    fail("unexpected error: " + (in_graph ? message.substr(message.rfind('\n') + 1) : message.substr(0, end)));
   }
 }
