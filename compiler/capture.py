@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+
+from cpuc.runtime.errors import ModelError
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -36,9 +39,18 @@ def to_tensors(inputs: Inputs, names: Sequence[str]) -> list[torch.Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names]
 
 
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Around a run of the original model, which may stumble over anything: that becomes a ModelError."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(f"the original model does not run: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
+
+
 def given_outputs(model: torch.nn.Module, names: Sequence[str], batch: Inputs) -> list[str]:
-    """Which of the outputs `names` the model gives."""
-    with torch.inference_mode():
+    """Which of the outputs `names` the model gives. Raises ModelError if it does not run."""
+    with explained(), torch.inference_mode():
         result: Any = model(**{name: torch.from_numpy(array) for name, array in batch.items()}, return_dict=True)
     return [name for name in names if result.get(name) is not None]
 

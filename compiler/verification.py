@@ -46,7 +46,8 @@ class Sample:
 def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]]) -> Sample:
     """Encode `records` and batch their rows: each alone, a few short ones together, the shortest with the longest.
 
-    Records that are too long for the model are left out. Raises ModelError if hardly any are left.
+    Records that are too long for the model are left out. Raises ModelError if hardly any are left, or if there are numbers in
+    them that the model has no embedding for.
     """
     options = task.options({})
     parsed: list[Any] = []
@@ -71,6 +72,13 @@ def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]
         together = [[i] for i in order] + [[order[1]] * 4, [order[-2]] * 2]
     side = task.padding_side
     batches = [Batch(indices, pad_rows([rows[i] for i in indices], manifest.inputs, side)) for indices in together]
+    for spec in manifest.inputs:
+        most = max(int(batch.inputs[spec.name].max()) for batch in batches)
+        if spec.maximum is not None and most > spec.maximum:
+            raise ModelError(
+                f"the tokenizer gives {most} in {spec.name!r}, but the model takes {spec.maximum} at most: "
+                "they do not belong together, or 'model_input_names' in tokenizer_config.json has one too many"
+            )
     return Sample(parsed, owned, rows, batches, options)
 
 
@@ -92,15 +100,13 @@ def run_original(original: Original, inputs: Sequence[str], outputs: Sequence[st
     IPEX's library replaces some of them in every process that loads it, so then another process computes them. Raises
     ModelError if that fails.
     """
-    try:
+    from cpuc.compiler.capture import explained, run_eager
+
+    with explained():
         if ipex_is_loaded():
             arguments = ["original", *original.origin, ",".join(inputs), ",".join(outputs)]
             return _in_fresh_process(arguments, inputs, outputs, batches)
-        from cpuc.compiler.capture import run_eager
-
         return [run_eager(original.module, inputs, outputs, batch.inputs) for batch in batches]
-    except Exception as error:  # a model may stumble over anything
-        raise ModelError(f"the original model does not run: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
 
 
 def _in_fresh_process(

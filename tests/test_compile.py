@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,20 @@ def test_checkpoints_with_names_of_tensorflow_are_read(tiny_bert: Path, tmp_path
     cpuc.compile(str(tiny_bert), tmp_path / "new.pt", verify=False)
     record = {"question": "Who?", "context": "Ada Lovelace wrote it."}
     assert cpuc.load(tmp_path / "old.pt")(record) == cpuc.load(tmp_path / "new.pt")(record)
+
+
+def test_a_tokenizer_that_tells_more_kinds_of_tokens_apart_is_named(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "one-kind"
+    shutil.copytree(tiny_bert, folder)
+    weights = load_file(folder / "model.safetensors")
+    kinds = "bert.embeddings.token_type_embeddings.weight"
+    save_file({**weights, kinds: weights[kinds][:1].clone()}, folder / "model.safetensors", metadata={"format": "pt"})
+    for file, changes in (
+        ("config.json", {"type_vocab_size": 1}),
+        ("tokenizer_config.json", {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}),
+    ):
+        (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
+    with pytest.raises(
+        cpuc.ModelError, match=r"gives 1 in 'token_type_ids', but the model takes 0 at most: .*'model_input_names'"
+    ):
+        cpuc.compile(str(folder), tmp_path / "model.pt")
