@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,15 @@ def branch(graph: Graph, node: Node, condition: Value, yes: Callable[[], Value],
             block.registerOutput(make())
     node.outputsAt(0).replaceAllUsesWith(either.output())
     node.destroy()
+
+
+def copies(graph: Graph, nodes: Sequence[Node]) -> Value:
+    """The first output of the last of new copies of operators, which read each other as the originals do."""
+    made: dict[int, Value] = {}
+    for node in nodes:
+        copy = graph.insertNode(graph.createClone(node, lambda value: made.get(value.unique(), value)))
+        made.update((old.unique(), new) for old, new in zip(node.outputs(), copy.outputs(), strict=True))
+    return made[nodes[-1].outputsAt(0).unique()]
 
 
 @contextlib.contextmanager

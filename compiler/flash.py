@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import torch
 
-from cpuc.compiler.quantization import operands
-from cpuc.compiler.rewrites.matching import Writes, equals, insert
+from cpuc.compiler.quantization import operands, watch
+from cpuc.compiler.rewrites.matching import Writes, equals, insert, is_constant
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 ATTENTION = "aten::scaled_dot_product_attention"
@@ -50,6 +50,41 @@ def use_flash(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
             attended = graph.insertNode(kernel).outputsAt(0)
         node.output().replaceAllUsesWith(attended)
         node.destroy()
+
+
+def is_plain(node: Node) -> bool:
+    """Whether there is nothing to the kernel's attention but a scale, known at compile time, and a mask."""
+    _, _, _, dropout, causal, _, scale = node.inputs()
+    return equals(dropout, 0.0) and equals(causal, False) and is_constant(scale)
+
+
+def unexpanded_mask(node: Node) -> Value | None:
+    """What the kernel adds to the scores, before it was expanded."""
+    mask = node.inputsAt(5)
+    while mask.node().kind() == "aten::expand":
+        mask = mask.node().inputsAt(0)
+    return None if mask.node().mustBeNone() else mask
+
+
+def masks_of_keys(graph: Graph, batch: Sequence[torch.Tensor]) -> list[torch.dtype | None]:
+    """Of each of the kernels, the dtype of `unexpanded_mask` if that is [batch, 1, 1, keys] and dense, else None.
+
+    Args:
+        graph: what `watch` takes.
+        batch: inputs of several rows to run it with once.
+    """
+
+    def masks(graph: Graph) -> list[Value | None]:
+        return [unexpanded_mask(node) for node in graph.findAllNodes(KERNEL)]
+
+    found = iter(watch(graph, lambda copy: [mask for mask in masks(copy) if mask], batch))
+    dtypes: list[torch.dtype | None] = []
+    for mask, (query, key) in zip(masks(graph), operands(graph, KERNEL, (0, 1), batch), strict=True):
+        tensor = next(found) if mask else None
+        assert query is not None and key is not None
+        of_keys = tensor is not None and tensor.is_contiguous() and tensor.shape == (len(query), 1, 1, key.shape[-2])
+        dtypes.append(tensor.dtype if tensor is not None and of_keys and len(query) > 1 else None)
+    return dtypes
 
 
 def _fits(node: Node, given: Sequence[torch.Tensor | None]) -> bool:

@@ -21,6 +21,7 @@ from cpuc.compiler.norms import choose_norms
 from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Quantized, calling, lower, package
+from cpuc.compiler.short import find_short, use_short
 from cpuc.compiler.xsmm import alternatives, dtypes_of_layers, use_xsmm
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
@@ -167,7 +168,10 @@ class Fusible:
             use_products(graph, self._tensors)
         rewrites.finish(graph)
         _restore_chunks(graph)
+        short = [] if self._alike else find_short(graph, self._tensors)
         weights = lower(graph, quantized, self._tensors) if quantized else []
+        if short:
+            use_short(graph, short)
         for value, name in zip(graph.inputs(), self._names, strict=False):
             value.setDebugName(name)
         kinds = _count(graph)

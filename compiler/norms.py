@@ -23,11 +23,11 @@ oneDNN's takes parameters in float32 only, so that norms of a model in bfloat16 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from cpuc.compiler.branches import branch, number, truth
+from cpuc.compiler.branches import branch, copies, number, truth
 from cpuc.compiler.rewrites.matching import Writes, constant, constant_tensor, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
@@ -88,7 +88,7 @@ def _add_in_norm(graph: Graph) -> None:
     rows = _Rows(graph, _MANY_TO_ADD)
     for norm in [norm for norm in graph.findAllNodes(_NORM) if _adds(norm, writes)]:
         layer = norm.inputsAt(0).node()
-        many = functools.partial(_copies, graph, (layer, norm))
+        many = functools.partial(copies, graph, (layer, norm))
         branch(graph, norm, rows.many(norm, layer.inputsAt(1)), many, functools.partial(_adding_norm, graph, layer, norm))
     torch._C._jit_pass_dce(graph)
 
@@ -96,14 +96,14 @@ def _add_in_norm(graph: Graph) -> None:
 def _split_adding_norms(graph: Graph) -> None:
     rows = _Rows(graph, _MANY_TO_ADD)
     for norm in [node for node in graph.nodes() if node.kind() == _ADDING_NORM and constant(node, 4) is not None]:
-        many, few = functools.partial(_sum_and_norm, graph, norm), functools.partial(_copies, graph, (norm,))
+        many, few = functools.partial(_sum_and_norm, graph, norm), functools.partial(copies, graph, (norm,))
         branch(graph, norm, rows.many(norm, norm.inputsAt(0)), many, few)
 
 
 def _split_norms(graph: Graph, *, by_rows: bool) -> None:
     rows = _Rows(graph, _MANY)
     for norm in [node for node in graph.nodes() if node.kind() == _NORM and _is_onednn(node)]:
-        many, few = functools.partial(_copies, graph, (norm,)), functools.partial(_native_norm, graph, norm)
+        many, few = functools.partial(copies, graph, (norm,)), functools.partial(_native_norm, graph, norm)
         if by_rows:
             branch(graph, norm, rows.many(norm, norm.inputsAt(0)), many, few)
         else:
@@ -133,15 +133,6 @@ def _replace(graph: Graph, node: Node, make: Callable[[], Value]) -> None:
     with graph.insert_point_guard(node):
         node.output().replaceAllUsesWith(make())
     node.destroy()
-
-
-def _copies(graph: Graph, nodes: Sequence[Node]) -> Value:
-    """Copies of operators, of which each reads the one before."""
-    made: dict[int, Value] = {}
-    for node in nodes:
-        copy = graph.insertNode(graph.createClone(node, lambda value: made.get(value.unique(), value)))
-        made[node.output().unique()] = copy.output()
-    return made[nodes[-1].output().unique()]
 
 
 def _adding_norm(graph: Graph, layer: Node, norm: Node) -> Value:

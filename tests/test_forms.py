@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import needs_avx512
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -247,6 +248,55 @@ def calls(graph: FusedGraph, *tensors: torch.Tensor) -> Counter[str]:
 def products(graph: FusedGraph, *tensors: torch.Tensor) -> int:
     """How many products of matrices a run of the graph has."""
     return calls(graph, *tensors)["torch_ipex::bmm_add"]
+
+
+def windows(y: torch.Tensor) -> torch.Tensor:
+    return y.view(2 * y.shape[0], y.shape[1] // 2, 4, 16).transpose(1, 2)
+
+
+def row_of_windows(rows: int, length: int) -> torch.Tensor:
+    return MASKS["one row"](2 * rows, length // 2)
+
+
+SHORT: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[int, int], torch.Tensor], bool]] = {
+    "keys": (heads, MASKS["one row"], True),
+    "no keys": (heads, lambda rows, length: torch.full((rows, 1, 1, length), -torch.inf), True),
+    "pairs": (heads, MASKS["boolean"], False),
+    "windows": (windows, row_of_windows, False),
+}
+
+
+class Brain(nn.Module):
+    """A module in bfloat16, for inputs in float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.bfloat16()
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.module(x.bfloat16(), mask if mask.dtype == torch.bool else mask.bfloat16())
+        return output
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("kind", SHORT)
+def test_short_attention_reads_the_joined_layer(kind: str, scale: float | None) -> None:
+    needs_avx512()
+    torch.manual_seed(0)
+    take, mask, short = SHORT[kind]
+    module = Brain(Attention(take, scale))
+    fusible = prepared(module, x=torch.randn(2, 6, 64), mask=mask(2, 6))
+    graph = fusible.build(fusible.defaults)
+    assert graph.fused.get("ipex::bert_flash_mha", 0) == short
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+    for rows, length in ((1, 4), (3, 20), (2, 30), (1, 62), (2, 32), (1, 64), (3, 130), (1, 600)):
+        tensors = torch.randn(rows, length, 64), mask(rows, length)
+        assert calls(graph, *tensors)["dil_bert_flash_mha"] == (short and rows * length < 64)
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            y = loaded(*tensors)
+        assert y.isfinite().all()
+        if kind != "no keys":
+            torch.testing.assert_close(y, module(*tensors), rtol=0.02, atol=0.04)
 
 
 @pytest.mark.parametrize(("rows", "tokens", "many"), [(1, 16, False), (1, 255, False), (1, 256, True), (16, 16, True)])

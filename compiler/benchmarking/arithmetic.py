@@ -48,6 +48,10 @@ def _attention(query: Shape, key: Shape, value: Shape, y: Shape) -> tuple[int, i
     return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]), 0
 
 
+def _joined_attention(x: Shape, y: Shape) -> tuple[int, int]:
+    return 4 * math.prod(y) * x[-2], 0
+
+
 # Names of operators, the inputs whose sizes tell, and the rule; a packed weight's size comes after them.
 RULES: list[tuple[str, tuple[int, ...], Rule]] = [
     (r"ipex_prepack::(linear|mkl_sgemm)(_\w+)?_run|ipex::linear_swish_customized|aten::linear", (0,), _linear),
@@ -60,6 +64,7 @@ RULES: list[tuple[str, tuple[int, ...], Rule]] = [
     (r"aten::(addmm|addmv|baddbmm)|(torch_)?ipex::bmm_add", (1,), _product),
     (r"ipex::(\w+_)?mha_scores_calc(_v2)?", (0,), _product),
     (r"aten::scaled_dot_product_attention|torch_ipex::flash_attention", (0, 1, 2), _attention),
+    (r"ipex::bert_flash_mha", (0,), _joined_attention),
 ]
 # Fused operators without a product, and what HEAVY lists beside products.
 _NO_PRODUCT = (
