@@ -296,7 +296,8 @@ def test_short_attention_reads_the_joined_layer(kind: str, scale: float | None) 
             y = loaded(*tensors)
         assert y.isfinite().all()
         if kind != "no keys":
-            torch.testing.assert_close(y, module(*tensors), rtol=0.02, atol=0.04)
+            difference = (y - module(*tensors)).float().square().mean().sqrt()
+            assert difference < 0.01  # of outputs whose standard deviation is 1; that of rounding is 0.002
 
 
 @pytest.mark.parametrize(("rows", "tokens", "many"), [(1, 16, False), (1, 255, False), (1, 256, True), (16, 16, True)])
