@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,27 +98,70 @@ def _check_worthwhile(network: Network, graph: Graph) -> None:
 
 
 class _Measurement:
-    """How far outputs are from those of the model in float32, with any of its layers computed otherwise."""
+    """How far outputs are from those of the model in float32, with any of its layers computed otherwise.
+
+    Errors are root mean squares relative to the outputs' own, of the network as it is when they are asked for.
+    """
 
     def __init__(self, network: Network, batches: Sequence[Tensors]) -> None:
         self.network, self.batches = network, batches
-        self.exact = self._outputs({})
-        self.size = float(self.exact.square().mean().sqrt().clamp(min=1e-12))
+        function = network.function()
+        self.exact = [_outputs(function, batch) for batch in batches]
+        self.count = sum(each.numel() for each in self.exact)
+        self.size = max(math.sqrt(sum(float(each.square().sum()) for each in self.exact) / self.count), 1e-12)
 
     def error(self, computes: Mapping[Layer, Compute]) -> float:
-        """Root mean square relative to the outputs' own, of the network as it is now."""
-        return float((self._outputs(computes) - self.exact).square().mean().sqrt()) / self.size
-
-    def _outputs(self, computes: Mapping[Layer, Compute]) -> torch.Tensor:
+        """The error with all of `computes` together."""
         function = self.network.function()
-        try:
-            for layer, compute in computes.items():
-                layer.compute = compute
-            outputs = [output for batch in self.batches for output in run(function, batch)]
-        finally:
-            for layer in computes:
-                layer.compute = layer.exact
-        return torch.cat([each.flatten() for each in outputs])
+        with _computed(computes):
+            return self._relative(sum(_squares(function, *each) for each in zip(self.batches, self.exact, strict=True)))
+
+    def errors(self, computes: Mapping[Layer, Compute]) -> dict[Layer, float]:
+        """The error with each of `computes` alone. Of layers before it, which give what they gave, none runs again."""
+        function = self.network.function()
+        squares = dict.fromkeys(computes, 0.0)
+        for batch, exact in zip(self.batches, self.exact, strict=True):
+            given: dict[Layer, torch.Tensor] = {}
+            with _computed({layer: functools.partial(_keep, given, layer) for layer in computes}):
+                _outputs(function, batch)
+            before: dict[Layer, Compute] = {}
+            for layer in given:
+                with _computed({**before, layer: computes[layer]}):
+                    squares[layer] += _squares(function, batch, exact)
+                before[layer] = functools.partial(_again, given[layer])
+        return {layer: self._relative(each) for layer, each in squares.items()}
+
+    def _relative(self, squares: float) -> float:
+        return math.sqrt(squares / self.count) / self.size
+
+
+@contextlib.contextmanager
+def _computed(computes: Mapping[Layer, Compute]) -> Iterator[None]:
+    """Meanwhile layers are computed so."""
+    try:
+        for layer, compute in computes.items():
+            layer.compute = compute
+        yield
+    finally:
+        for layer in computes:
+            layer.compute = layer.exact
+
+
+def _outputs(function: Callable[..., tuple[torch.Tensor, ...]], batch: Tensors) -> torch.Tensor:
+    return torch.cat([output.flatten() for output in run(function, batch)])
+
+
+def _squares(function: Callable[..., tuple[torch.Tensor, ...]], batch: Tensors, exact: torch.Tensor) -> float:
+    return float((_outputs(function, batch) - exact).square().sum())
+
+
+def _keep(given: dict[Layer, torch.Tensor], layer: Layer, x: torch.Tensor) -> torch.Tensor:
+    given[layer] = layer.exact(x)
+    return given[layer].clone()
+
+
+def _again(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    return y.clone()  # the graph may write to it
 
 
 def _select(
@@ -135,7 +180,7 @@ def _select(
         return {}
     # Attention in bfloat16 is in every measurement.
     others = measurement.error({}) ** 2
-    alone = {layer: math.sqrt(max(measurement.error({layer: quantized[layer]}) ** 2 - others, 0.0)) for layer in solutions}
+    alone = {layer: math.sqrt(max(error**2 - others, 0.0)) for layer, error in measurement.errors(quantized).items()}
     kept: dict[Layer, float] = {}
     waiting = sorted(alone, key=lambda layer: alone[layer] ** 2 / layer.weight.numel())
     while not whole <= budget:
