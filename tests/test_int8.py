@@ -102,7 +102,8 @@ def test_a_row_does_not_depend_on_its_batch(int8: tuple[str, Path]) -> None:
     for row in range(4):
         alone = model.raw({name: array[row : row + 1] for name, array in tokens(48, 4).items()})
         for name, array in together.items():
-            # Attention and norms have other kernels for other numbers of rows, and round otherwise: up to 0.01 was seen.
+            # Attention and norms have other kernels for other numbers of rows, and round otherwise: up to 0.01 was seen,
+            # and 0.034 with one scale for the whole batch in `int8-dynamic`.
             difference = np.square(array[row] - alone[name][0]).mean() / np.square(array[row]).mean()
             assert np.sqrt(difference) < 0.02
 
