@@ -31,7 +31,8 @@ class Model {
   ~Model();
 
   const Manifest& manifest() const;
-  // The outputs by name. Throws Error naming the tensor that does not fit the signature, or if an operator has no kernel on this CPU, and std::bad_alloc.
+  // The outputs by name. Throws Error naming the tensor that does not fit the signature, or if an operator has no kernel on this CPU, and
+  // std::bad_alloc.
   Tensors run(const Tensors& inputs) const;
 
  private:

@@ -227,18 +227,15 @@ Tensors Model::run(const Tensors& inputs) const {
     alone.lock();
   }
   // The graph is fused already: the executor would only profile and optimise it again. The flag belongs to the thread.
-  const bool optimizes = torch::jit::getGraphExecutorOptimize();
-  torch::jit::setGraphExecutorOptimize(false);
+  const torch::jit::GraphOptimizerEnabledGuard unoptimized(false);
   const c10::InferenceMode inference;
   c10::IValue result;
   try {
     result = loaded_->module.forward(std::move(arguments));
   } catch (const std::exception& error) {
-    torch::jit::setGraphExecutorOptimize(optimizes);
     explain(without_backtrace(error), loaded_->path);
     throw;
   }
-  torch::jit::setGraphExecutorOptimize(optimizes);
   {
     const std::lock_guard lock(loaded_->guard);
     loaded_->met.insert(std::move(shapes));
