@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -240,5 +241,7 @@ def test_a_call_that_needs_more_memory_than_there_is_says_so(tiny: Path, tmp_pat
     np.savez(tmp_path / "in.npz", input_ids=ids, attention_mask=ids)
     few = ["prlimit", f"--as={5 << 30}"]
     command = [*few, Path(sys.executable).with_name("cpuc"), "run", tiny, "--raw", "-i", tmp_path / "in.npz"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Each thread has a stack and a heap, which count.
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "cpuc: out of memory\n")
