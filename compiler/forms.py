@@ -19,7 +19,7 @@ class Forms:
 
     Attributes:
         layers: whose kernels compute linear layers: "libxsmm", "libxsmm-N" with weights in blocks of N outputs where that is
-            not the usual number, or "onednn".
+            not the usual number, "onednn", or "mkl", see `packed`.
         residual: what adds the residual connection: the layer "norm" that follows, or the linear "layer" before it.
         attention: in float32, one kernel ("flash"), or "products" of whole matrices where `products` finds them faster.
     """

@@ -18,6 +18,7 @@ from cpuc.compiler.flash import KERNEL, use_flash
 from cpuc.compiler.forms import Forms, defaults, norm_adds
 from cpuc.compiler.neighbours import join
 from cpuc.compiler.norms import choose_norms
+from cpuc.compiler.packed import use_packed
 from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Quantized, calling, lower, package
@@ -142,18 +143,24 @@ class Fusible:
 
     def __init__(self, graph: Any, names: Sequence[str], tensors: Sequence[torch.Tensor], quantized: Quantized | None) -> None:
         self._graph, self._names, self._tensors, self._quantized = graph, names, tensors, quantized
+        self._expected: list[torch.Tensor] = []
         self._dtypes = dtypes_of_layers(graph)
         # Scales found while running would make more of it that a row is rounded otherwise alone than in a batch.
         self._alike = quantized is not None and quantized.summary.scheme == "dynamic"
         dtype = torch.float32 if torch.float32 in self._dtypes else torch.bfloat16
         self.defaults = Forms() if self._alike else defaults(dtype)
 
+    def expect(self, batch: Inputs) -> None:
+        """Let it be an alternative to pack layers for the size of `batch`."""
+        self._expected = to_tensors(batch, self._names)
+
     def alternatives(self) -> dict[str, list[str]]:
         """The fields of `Forms` that can make a difference here, in the order to decide them, and what else each can be."""
         kinds: Counter[str] = Counter() if self._alike else _count(self._graph)
         added = norm_adds() and self._dtypes and kinds["ipex_prepack::linear_add_run"]
+        packs = self._expected and torch.float32 in self._dtypes and self._quantized is None
         return {
-            "layers": alternatives(self._graph),
+            "layers": [*alternatives(self._graph), *(["mkl"] if packs else [])],
             "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
             "attention": ["flash" if self.defaults.attention == "products" else "products"] if kinds[KERNEL] else [],
         }
@@ -168,6 +175,8 @@ class Fusible:
             use_products(graph, self._tensors)
         rewrites.finish(graph)
         _restore_chunks(graph)
+        if forms.layers == "mkl":
+            use_packed(graph, self._expected)
         short = [] if self._alike else find_short(graph, self._tensors)
         weights = lower(graph, quantized, self._tensors) if quantized else []
         if short:

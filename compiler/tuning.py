@@ -50,6 +50,8 @@ def tune(
     """
     batches = [make_inputs(manifest, size) for size in sizes]
     names = [spec.name for spec in manifest.inputs]
+    if len(batches) == 1:
+        fusible.expect(batches[0])
     forms, trials = fusible.defaults, list[Trial]()
     graph = fusible.build(forms)
     best = _Program(graph, names)

@@ -222,6 +222,11 @@ def _divisor(size: int, sizes: tuple[int, ...]) -> int | None:
     return next((each for each in sizes if size % each == 0), None)
 
 
+def from_blocks(blocks: torch.Tensor) -> torch.Tensor:
+    """The weight [outputs, inputs] that was stored in blocks of float32."""
+    return blocks.permute(0, 3, 1, 2).reshape(blocks.shape[0] * blocks.shape[3], -1).contiguous()
+
+
 def _in_blocks(weight: torch.Tensor, outputs: int, inputs: int) -> torch.Tensor:
     split: torch.Tensor = weight.reshape(weight.shape[0] // outputs, outputs, weight.shape[1] // inputs, inputs)
     if weight.dtype == torch.float32:

@@ -194,10 +194,12 @@ def test_every_form_is_the_same_function(mask: str, scale: float | None) -> None
     torch.manual_seed(0)
     module = Attention(heads, scale)
     fusible = prepared(module, x=torch.randn(2, 5, 64), mask=MASKS[mask](2, 5))
+    assert "mkl" not in fusible.alternatives()["layers"]
+    fusible.expect({"x": torch.randn(*SIZES[0], 64).numpy(), "mask": MASKS[mask](*SIZES[0]).numpy()})
     alternatives = fusible.alternatives()
     assert {fusible.defaults.attention, *alternatives["attention"]} == {"flash", "products"}
     assert alternatives["residual"] == (["layer"] if norm_adds() else [])
-    assert alternatives["layers"][-1] == "onednn"
+    assert alternatives["layers"][-2:] == ["onednn", "mkl"]
     forms = [fusible.defaults, replace(fusible.defaults, attention="products"), replace(fusible.defaults, attention="flash")]
     forms += [replace(fusible.defaults, layers=form) for form in alternatives["layers"]]
     forms += [replace(fusible.defaults, residual=form) for form in ("layer", "norm")]
@@ -212,7 +214,35 @@ def test_every_form_is_the_same_function(mask: str, scale: float | None) -> None
     assert [built[form]["torch_ipex::flash_attention"] for form in forms[1:3]] == [1, 1]
     assert [built[form].get("ipex::add_layernorm", 0) for form in forms[-2:]] == [0, 1]
     assert all(built[form][XSMM + "_add"] == 1 for form in forms[-2:])
-    assert not any(kind.startswith(XSMM) for kind in built[replace(fusible.defaults, layers="onednn")])
+    for form in ("onednn", "mkl"):
+        assert not any(kind.startswith(XSMM) for kind in built[replace(fusible.defaults, layers=form)])
+    assert built[replace(fusible.defaults, layers="mkl")]["ipex_prepack::mkl_sgemm_run"] == 2
+
+
+def test_packed_layers_on_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(96, 400), nn.GELU(), nn.Linear(400, 96))
+    fusible = prepared(module, x=torch.randn(2, 5, 96))
+    x = torch.randn(3, 40, 96)
+    fusible.expect({"x": x.numpy()})
+    graph = fusible.build(replace(fusible.defaults, layers="mkl"))
+    assert graph.fused == {"ipex_prepack::mkl_sgemm_run": 2}
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+
+    def run(threads: int) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            return loaded(x)
+
+    with torch.inference_mode():
+        expected = module(x)
+    usual = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for y in pool.map(run, [1, 1, 2, 3] * 10):
+                torch.testing.assert_close(y, expected, rtol=1e-5, atol=5e-6)
+    finally:
+        torch.set_num_threads(usual)
 
 
 @pytest.mark.parametrize("length", [6, 140])

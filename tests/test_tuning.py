@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from archives import pack, unpack, with_manifest
@@ -67,6 +69,9 @@ class TwoForms:
         self.slow = slow
         self.defaults = Forms()
 
+    def expect(self, batch: Mapping[str, np.ndarray]) -> None:
+        assert batch["x"].shape == (4, 300)
+
     def alternatives(self) -> dict[str, list[str]]:
         return {"layers": [], "attention": ["other"]}
 
@@ -122,6 +127,16 @@ def test_a_model_without_a_length_takes_rows(cli: Run, tmp_path: Path) -> None:
     assert "--tune-shapes: 1x16 does not fit the model, which takes rows alone: the length is fixed" in done.stderr
     manifest = cpuc.compile(str(source), tmp_path / "model.pt", tune="1,3", tune_seconds=0.1)
     assert manifest.build.tuning is not None and manifest.build.tuning.sizes == [[1], [3]]
+
+
+@pytest.mark.parametrize(("precision", "offered"), [("fp32", True), ("int8-fp32", False)])
+def test_weights_are_packed_for_one_size_in_float32(precision: str, offered: bool, tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    manifest = cpuc.compile(str(tiny_model), path, precision=precision, tune="3x50", tune_seconds=0.1)
+    assert manifest.build.tuning is not None
+    kept = {trial.form: trial.kept for trial in manifest.build.tuning.trials if trial.choice == "layers"}
+    assert ("mkl" in kept) == offered
+    assert ("ipex_prepack::mkl_sgemm_run" in manifest.build.fused) == kept.get("mkl", False)
 
 
 def test_no_time_is_refused(cli: Run, tiny_model: Path, tmp_path: Path) -> None:
