@@ -9,8 +9,8 @@ import torch
 from cpuc.compiler.quantization.layers import readers
 from cpuc.compiler.rewrites.matching import Writes, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+from cpuc.compiler.xsmm import BIAS
 
-_BIAS = "torch_ipex::tpp_linear_bias"
 # Operators that take a layer's output apart, and would do so with a part of a row as well.
 _VIEWS = ("aten::view", "aten::reshape")
 
@@ -23,7 +23,7 @@ def join(graph: Graph) -> None:
         blocks = nodes[0].inputsAt(3)
         with graph.insert_point_guard(nodes[0]):
             source = nodes[0].inputsAt(0)
-            whole = insert(graph, _BIAS, source, torch.cat(weights), torch.cat(biases), blocks)
+            whole = insert(graph, BIAS, source, torch.cat(weights), torch.cat(biases), blocks)
             begin = 0
             for node, bias in zip(nodes, biases, strict=True):
                 part = insert(graph, "aten::slice", whole, -1, begin, begin + len(bias), 1)
@@ -45,7 +45,7 @@ def layers_in(node: Node) -> int:
 def _groups(graph: Graph) -> list[list[Node]]:
     """Layers with a bias, of one input and one size of blocks, all of whose outputs are taken apart next."""
     groups: dict[tuple[Any, ...], list[Node]] = {}
-    for node in graph.findAllNodes(_BIAS):
+    for node in graph.findAllNodes(BIAS):
         weight, bias = (_tensor(node, i) for i in (1, 2))
         if all(reader.kind() in _VIEWS for reader in readers(node.output())) and len(bias):
             source, _ = _source(node)

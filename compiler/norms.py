@@ -30,8 +30,8 @@ import torch
 from cpuc.compiler.branches import branch, copies, number, truth
 from cpuc.compiler.rewrites.matching import Writes, constant, constant_tensor, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
+from cpuc.compiler.xsmm import ADD, BIAS
 
-_BIAS, _ADD = "torch_ipex::tpp_linear_bias", "torch_ipex::tpp_linear_add"
 _NORM, _ADDING_NORM, _NATIVE_NORM = "aten::layer_norm", "ipex::add_layernorm", "aten::native_layer_norm"
 # From so many rows on, oneDNN's kernel is no slower than IPEX's, which adds, and than torch's.
 _MANY_TO_ADD, _MANY = 128, 256
@@ -138,7 +138,7 @@ def _replace(graph: Graph, node: Node, make: Callable[[], Value]) -> None:
 def _adding_norm(graph: Graph, layer: Node, norm: Node) -> Value:
     x, residual, weight, bias, _, blocks = layer.inputs()
     shape, *parameters, _ = list(norm.inputs())[1:]
-    y = insert(graph, _BIAS, x, weight, bias, blocks)
+    y = insert(graph, BIAS, x, weight, bias, blocks)
     return insert(graph, _ADDING_NORM, y, residual, 1, shape, *parameters, False)
 
 
@@ -156,7 +156,7 @@ def _native_norm(graph: Graph, norm: Node) -> Value:
 def _adds(norm: Node, writes: Writes) -> bool:
     """Whether it has weight and bias, and alone reads the plain sum of a layer and of what is the same until then."""
     layer = norm.inputsAt(0).node()
-    if layer.kind() != _ADD or len(layer.output().uses()) != 1 or not equals(layer.inputsAt(4), 1.0):
+    if layer.kind() != ADD or len(layer.output().uses()) != 1 or not equals(layer.inputsAt(4), 1.0):
         return False
     whole = constant(norm, 2) is not None and constant(norm, 3) is not None
     return whole and not any(writes.between(layer.inputsAt(i), layer, norm) for i in range(2))

@@ -25,9 +25,8 @@ import torch
 from cpuc.compiler.quantization import watch
 from cpuc.compiler.rewrites.matching import insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
-from cpuc.compiler.xsmm import from_blocks
+from cpuc.compiler.xsmm import ADD, BIAS, from_blocks
 
-_BIAS, _ADD = "torch_ipex::tpp_linear_bias", "torch_ipex::tpp_linear_add"
 _RUN = "ipex_prepack::mkl_sgemm_run"
 _LEAST = 32  # a layer of fewer outputs takes no time worth saving
 
@@ -56,7 +55,7 @@ def use_packed(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
             with graph.insert_point_guard(outermost):
                 products[key] = insert(graph, _RUN, x, graph.insertConstant(contexts[shared]))
         made = products[key]
-        if node.kind() == _ADD:
+        if node.kind() == ADD:
             with graph.insert_point_guard(node):
                 made = insert(graph, "aten::add", made, node.inputsAt(1), node.inputsAt(4))
         node.output().replaceAllUsesWith(made)
@@ -69,7 +68,7 @@ def _layers(nodes: Any, outermost: Node | None = None) -> Iterator[tuple[Node, N
     for node in list(nodes):
         for block in node.blocks():
             yield from _layers(block.nodes(), outermost or node)
-        if node.kind() in (_BIAS, _ADD):
+        if node.kind() in (BIAS, ADD):
             _, weight, _ = _operands(node)
             blocks = weight.toIValue()
             if blocks.dtype == torch.float32 and blocks.shape[0] * blocks.shape[3] >= _LEAST:
@@ -78,5 +77,5 @@ def _layers(nodes: Any, outermost: Node | None = None) -> Iterator[tuple[Node, N
 
 def _operands(node: Node) -> tuple[Value, Value, Value]:
     """What is multiplied, the weight, and the bias."""
-    weight = 2 if node.kind() == _ADD else 1
+    weight = 2 if node.kind() == ADD else 1
     return node.inputsAt(0), node.inputsAt(weight), node.inputsAt(weight + 1)

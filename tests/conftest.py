@@ -21,6 +21,7 @@ from cpuc.compiler.branches import one_way
 from cpuc.compiler.flash import ATTENTION, KERNEL
 from cpuc.compiler.neighbours import layers_in
 from cpuc.compiler.precision import PRECISIONS
+from cpuc.compiler.xsmm import XSMM
 from cpuc.runtime.engine import cpu_offers
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def attentions(operators: Mapping[str, int]) -> int:
     return sum(operators.get(name, 0) for name in (ATTENTION, KERNEL))
 
 
-LINEAR = ("torch_ipex::tpp_linear", "ipex_prepack::linear", "onednn::qlinear")  # libxsmm's, oneDNN's, quantised ones
+LINEAR = (XSMM, "ipex_prepack::linear", "onednn::qlinear")  # libxsmm's, oneDNN's, quantised ones
 
 
 def linear_layers(graph: Any) -> int:
