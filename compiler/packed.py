@@ -1,6 +1,7 @@
 """Linear layers in float32 on MKL's product of packed matrices, for one number of rows.
 
     tpp_linear_bias(x, blocks, bias)             →   mkl_sgemm_run(x, packed)
+    tpp_linear_relu(x, blocks, bias)             →   relu(mkl_sgemm_run(x, packed))
     tpp_linear_add(x, y, blocks, bias, scale)    →   mkl_sgemm_run(x, packed) + scale · y
 
 MKL packs a matrix for a number of rows of the other. With any other, IPEX takes MKL's product of plain matrices, which on a
@@ -25,7 +26,7 @@ import torch
 from cpuc.compiler.quantization import watch
 from cpuc.compiler.rewrites.matching import insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
-from cpuc.compiler.xsmm import ADD, BIAS, from_blocks
+from cpuc.compiler.xsmm import ADD, BIAS, RELU, from_blocks
 
 _RUN = "ipex_prepack::mkl_sgemm_run"
 _LEAST = 32  # a layer of fewer outputs takes no time worth saving
@@ -55,9 +56,11 @@ def use_packed(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
             with graph.insert_point_guard(outermost):
                 products[key] = insert(graph, _RUN, x, graph.insertConstant(contexts[shared]))
         made = products[key]
-        if node.kind() == ADD:
-            with graph.insert_point_guard(node):
+        with graph.insert_point_guard(node):
+            if node.kind() == ADD:
                 made = insert(graph, "aten::add", made, node.inputsAt(1), node.inputsAt(4))
+            elif node.kind() == RELU:
+                made = insert(graph, "aten::relu", made)
         node.output().replaceAllUsesWith(made)
         node.destroy()
     torch._C._jit_pass_dce(graph)
@@ -68,7 +71,7 @@ def _layers(nodes: Any, outermost: Node | None = None) -> Iterator[tuple[Node, N
     for node in list(nodes):
         for block in node.blocks():
             yield from _layers(block.nodes(), outermost or node)
-        if node.kind() in (BIAS, ADD):
+        if node.kind() in (BIAS, RELU, ADD):
             _, weight, _ = _operands(node)
             blocks = weight.toIValue()
             if blocks.dtype == torch.float32 and blocks.shape[0] * blocks.shape[3] >= _LEAST:

@@ -45,20 +45,20 @@ _FEW = 16
 
 XSMM = "torch_ipex::tpp_linear"  # how the names of its operators begin
 _ADD_RUN = "ipex_prepack::linear_add_run"
-BIAS, _RELU, ADD, _GELU, _GELU_TANH, _SILU = (f"{XSMM}_{name}" for name in ("bias", "relu", "add", "gelu", "gelu_tanh", "silu"))
+BIAS, RELU, ADD, _GELU, _GELU_TANH, _SILU = (f"{XSMM}_{name}" for name in ("bias", "relu", "add", "gelu", "gelu_tanh", "silu"))
 # The operator for a layer and what was fused into it, and one to follow it. libxsmm's own GELU and SiLU are approximations that
 # are off by 4e-5, which bfloat16 does not show; in float32, torch's in their place cost 3 % of BERT-base.
 _OPERATORS: dict[torch.dtype, dict[str, tuple[str, str | None]]] = {
     torch.float32: {
         "ipex_prepack::linear_run": (BIAS, None),
-        "ipex_prepack::linear_relu_run": (_RELU, None),
+        "ipex_prepack::linear_relu_run": (RELU, None),
         "ipex_prepack::linear_gelu_run": (BIAS, "aten::gelu_"),
         "ipex_prepack::linear_swish_run": (BIAS, "aten::silu_"),
         _ADD_RUN: (ADD, None),
     },
     torch.bfloat16: {
         "ipex_prepack::linear_run": (BIAS, None),
-        "ipex_prepack::linear_relu_run": (_RELU, None),
+        "ipex_prepack::linear_relu_run": (RELU, None),
         "ipex_prepack::linear_gelu_run": (_GELU, None),
         "ipex_prepack::linear_swish_run": (_SILU, None),
         _ADD_RUN: (ADD, None),
@@ -71,7 +71,7 @@ _CONTIGUOUS = (
     "aten::silu_",
     "aten::layer_norm",
     "ipex::add_layernorm",
-    *(BIAS, _RELU, ADD, _GELU, _GELU_TANH, _SILU),
+    *(BIAS, RELU, ADD, _GELU, _GELU_TANH, _SILU),
 )
 
 

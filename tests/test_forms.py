@@ -219,32 +219,6 @@ def test_every_form_is_the_same_function(mask: str, scale: float | None) -> None
     assert built[replace(fusible.defaults, layers="mkl")]["ipex_prepack::mkl_sgemm_run"] == 2
 
 
-def test_packed_layers_on_any_number_of_threads() -> None:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(96, 400), nn.GELU(), nn.Linear(400, 96))
-    fusible = prepared(module, x=torch.randn(2, 5, 96))
-    x = torch.randn(3, 40, 96)
-    fusible.expect({"x": x.numpy()})
-    graph = fusible.build(replace(fusible.defaults, layers="mkl"))
-    assert graph.fused == {"ipex_prepack::mkl_sgemm_run": 2}
-    loaded = torch.jit.load(io.BytesIO(graph.saved()))
-
-    def run(threads: int) -> torch.Tensor:
-        torch.set_num_threads(threads)
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
-            return loaded(x)
-
-    with torch.inference_mode():
-        expected = module(x)
-    usual = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            for y in pool.map(run, [1, 1, 2, 3] * 10):
-                torch.testing.assert_close(y, expected, rtol=1e-5, atol=5e-6)
-    finally:
-        torch.set_num_threads(usual)
-
-
 @pytest.mark.parametrize("length", [6, 140])
 @pytest.mark.parametrize("attention", ["flash", "products"])
 def test_rows_without_any_key_are_numbers(attention: str, length: int) -> None:

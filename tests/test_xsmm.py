@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import linear_layers
@@ -13,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from cpuc.compiler.benchmarking.machine import cpu_count
-from cpuc.compiler.fusion import FusedGraph, fuse
+from cpuc.compiler.fusion import FusedGraph, Fusible, prepare
 from cpuc.compiler.xsmm import XSMM
 
 ROWS = (1, 2, 31, 63, 64, 65, 130, 256, 257, 300, 513)
@@ -42,11 +45,26 @@ AFTER: dict[str, tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], str
 }
 
 
-def fused(module: nn.Module, *tensors: torch.Tensor) -> FusedGraph:
-    names = ["x", "other"][: len(tensors)]
+def named(*tensors: torch.Tensor) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in zip(["x", "other"], tensors, strict=False)}
+
+
+def prepared(module: nn.Module, *tensors: torch.Tensor) -> Fusible:
     with torch.no_grad():
         traced = torch.jit.freeze(torch.jit.trace(module.eval(), tensors))
-    return fuse(traced, names, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
+    return prepare(traced, list(named(*tensors)), named(*tensors))
+
+
+def fused(module: nn.Module, *tensors: torch.Tensor) -> FusedGraph:
+    fusible = prepared(module, *tensors)
+    return fusible.build(fusible.defaults)
+
+
+def packed(module: nn.Module, *tensors: torch.Tensor) -> FusedGraph:
+    """In MKL's form, packed for the number of rows of `tensors`."""
+    fusible = prepared(module, *(tensor[:, :5].contiguous() for tensor in tensors))
+    fusible.expect(named(*tensors))
+    return fusible.build(replace(fusible.defaults, layers="mkl"))
 
 
 def check(graph: FusedGraph, module: nn.Module, *tensors: torch.Tensor) -> None:
@@ -67,6 +85,39 @@ def test_whatever_follows_at_every_number_of_rows(name: str, bias: bool) -> None
     for rows in ROWS:
         check(graph, module, torch.randn(1, rows, 96), torch.randn(1, rows, 64))
     check(graph, module, torch.randn(7, 41, 96), torch.randn(7, 41, 64))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", AFTER)
+def test_packed_for_a_number_of_rows_and_used_with_any(name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    module = Layers(AFTER[name][0], bias)
+    graph = packed(module, torch.randn(3, 43, 96), torch.randn(3, 43, 64))
+    assert graph.fused == {"ipex_prepack::mkl_sgemm_run": 1}
+    for rows, length in ((3, 43), (1, 129), (1, 1), (7, 41)):
+        check(graph, module, torch.randn(rows, length, 96), torch.randn(rows, length, 64))
+
+
+def test_packed_on_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(96, 400), nn.GELU(), nn.Linear(400, 96))
+    x = torch.randn(3, 40, 96)
+    loaded = torch.jit.load(io.BytesIO(packed(module, x).saved()))
+
+    def run(threads: int) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            return loaded(x)
+
+    with torch.inference_mode():
+        expected = module(x)
+    usual = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for y in pool.map(run, [1, 1, 2, 3] * 10):
+                torch.testing.assert_close(y, expected, rtol=1e-5, atol=5e-6)
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_inputs_need_not_be_contiguous() -> None:
