@@ -35,7 +35,7 @@ _LEAST = 32  # a layer of fewer outputs takes no time worth saving
 def use_packed(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
     """Give layers of libxsmm in float32 this form in place, packed for the numbers of rows that they have with `batch`.
 
-    A layer that has copies in several branches is computed once, before them.
+    A layer that has copies in both branches of one operator is computed once, before it.
     """
 
     def pick(graph: Graph) -> list[Value]:
@@ -46,7 +46,7 @@ def use_packed(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
     products: dict[tuple[str, ...], Value] = {}
     for (node, outermost), source in zip(_layers(graph.nodes()), sources, strict=True):
         x, weight, bias = _operands(node)
-        key = x.debugName(), weight.debugName(), bias.debugName()
+        key = tuple(value.debugName() for value in (outermost.outputsAt(0), x, weight, bias))
         if key not in products:
             blocks, start, rows = weight.toIValue(), bias.toIValue(), source.numel() // source.shape[-1]
             shared = blocks.data_ptr(), start.data_ptr(), rows
