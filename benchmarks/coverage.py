@@ -131,7 +131,7 @@ def compiled(subject: Subject, dtype: str) -> FusedGraph:
 
 def counts(graph: FusedGraph) -> dict[str, str]:
     """``fused/all`` for attention, linear layers and convolutions; "–" where there is none."""
-    nodes = list(one_way(graph.program.graph))
+    nodes = list(one_way(graph.graph))
     values = [str(value.type()) for node in nodes for value in node.inputs()]
     on_xsmm = sum(layers_in(node) for node in nodes if XSMM in node.kind())
     fused = {

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cpuc.compiler import rewrites
+from cpuc.compiler.by_rows import use_both
 from cpuc.compiler.capture import Inputs, to_tensors
 from cpuc.compiler.flash import KERNEL, use_flash
 from cpuc.compiler.forms import Forms, defaults, norm_adds
@@ -73,12 +74,18 @@ _GUARDS = ("prim::TypeCheck", "prim::RequiresGradCheck", "prim::BailOut", "prim:
 
 @dataclass(frozen=True)
 class FusedGraph:
-    """`program` runs the fused graph and can be saved; the counts are of its nodes, by operator."""
+    """`program` can be saved, and runs the fused graph once it is loaded; the counts are of its nodes, by operator."""
 
     program: Any
     fused: dict[str, int]
     unfused: dict[str, int]
     quantization: Quantization | None
+
+    @property
+    def graph(self) -> Any:
+        """What `program` runs."""
+        module = isinstance(self.program, torch._C.ScriptModule)
+        return self.program._get_method("forward").graph if module else self.program.graph
 
     def saved(self) -> bytes:
         """The TorchScript archive of the program."""
@@ -148,7 +155,7 @@ class Fusible:
         # Scales found while running would make more of it that a row is rounded otherwise alone than in a batch.
         self._alike = quantized is not None and quantized.summary.scheme == "dynamic"
         dtype = torch.float32 if torch.float32 in self._dtypes else torch.bfloat16
-        self.defaults = Forms() if self._alike else defaults(dtype)
+        self.defaults = Forms() if self._alike else defaults(dtype, quantized=quantized is not None)
 
     def expect(self, batch: Inputs) -> None:
         """Let it be an alternative to pack layers for the size of `batch`."""
@@ -160,7 +167,11 @@ class Fusible:
         added = norm_adds() and self._dtypes and kinds["ipex_prepack::linear_add_run"]
         packs = self._expected and torch.float32 in self._dtypes and self._quantized is None
         return {
-            "layers": [*alternatives(self._graph), *(["mkl"] if packs else [])],
+            "layers": [
+                *(["libxsmm"] if self.defaults.layers == "by-rows" else []),
+                *alternatives(self._graph),
+                *(["mkl"] if packs else []),
+            ],
             "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
             "attention": ["flash" if self.defaults.attention == "products" else "products"] if kinds[KERNEL] else [],
         }
@@ -181,14 +192,19 @@ class Fusible:
         weights = lower(graph, quantized, self._tensors) if quantized else []
         if short:
             use_short(graph, short)
+        packing = use_both(graph) if forms.layers == "by-rows" else None
         for value, name in zip(graph.inputs(), self._names, strict=False):
             value.setDebugName(name)
         kinds = _count(graph)
         if guards := [kind for kind in _GUARDS if kinds[kind]]:
             raise ModelError(f"the fused graph still depends on the shapes it was traced with ({guards[0]}): not supported")
         function = torch._C._create_function_from_graph("forward", graph)
+        if quantized:
+            function = package(function, self._names, weights)
+        elif packing:
+            function = packing.package(function, self._names)
         return FusedGraph(
-            package(function, self._names, weights) if quantized else function,
+            function,
             fused={kind: n for kind, n in sorted(kinds.items()) if kind.startswith(_FUSED) and not _is_unfused(kind)},
             unfused={kind: n for kind, n in sorted(kinds.items()) if _is_unfused(kind)},
             quantization=quantized.summary if quantized else None,

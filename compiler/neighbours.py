@@ -38,7 +38,10 @@ def join(graph: Graph) -> None:
 
 def layers_in(node: Node) -> int:
     """How many of the model's linear layers an operator computes."""
-    cuts = [reader for reader in readers(node.output()) if reader.kind() == "aten::slice" and equals(reader.inputsAt(1), -1)]
+    owner = node.owningBlock().owningNode()
+    # One of two ways to compute the same gives it to their operator.
+    whole = node.output() if owner is None or owner.kind() != "prim::If" else owner.output()
+    cuts = [reader for reader in readers(whole) if reader.kind() == "aten::slice" and equals(reader.inputsAt(1), -1)]
     return max(1, len(cuts))
 
 

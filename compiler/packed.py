@@ -26,7 +26,7 @@ import torch
 from cpuc.compiler.quantization import watch
 from cpuc.compiler.rewrites.matching import insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
-from cpuc.compiler.xsmm import ADD, BIAS, RELU, from_blocks
+from cpuc.compiler.xsmm import ADD, BIAS, RELU, operands, shape_of
 
 _RUN = "ipex_prepack::mkl_sgemm_run"
 _LEAST = 32  # a layer of fewer outputs takes no time worth saving
@@ -45,13 +45,13 @@ def use_packed(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
     contexts: dict[tuple[int, int, int], Any] = {}
     products: dict[tuple[str, ...], Value] = {}
     for (node, outermost), source in zip(_layers(graph.nodes()), sources, strict=True):
-        x, weight, bias = _operands(node)
+        x, weight, bias = operands(node)
         key = tuple(value.debugName() for value in (outermost.outputsAt(0), x, weight, bias))
         if key not in products:
             blocks, start, rows = weight.toIValue(), bias.toIValue(), source.numel() // source.shape[-1]
             shared = blocks.data_ptr(), start.data_ptr(), rows
             if shared not in contexts:
-                plain = from_blocks(blocks)
+                plain = blocks.permute(0, 3, 1, 2).reshape(shape_of(blocks))
                 contexts[shared] = torch.ops.ipex_prepack.mkl_sgemm_prepack(plain, start if len(start) else None, rows)
             with graph.insert_point_guard(outermost):
                 products[key] = insert(graph, _RUN, x, graph.insertConstant(contexts[shared]))
@@ -72,13 +72,6 @@ def _layers(nodes: Any, outermost: Node | None = None) -> Iterator[tuple[Node, N
         for block in node.blocks():
             yield from _layers(block.nodes(), outermost or node)
         if node.kind() in (BIAS, RELU, ADD):
-            _, weight, _ = _operands(node)
-            blocks = weight.toIValue()
-            if blocks.dtype == torch.float32 and blocks.shape[0] * blocks.shape[3] >= _LEAST:
+            blocks = operands(node)[1].toIValue()
+            if blocks.dtype == torch.float32 and shape_of(blocks)[0] >= _LEAST:
                 yield node, outermost or node
-
-
-def _operands(node: Node) -> tuple[Value, Value, Value]:
-    """What is multiplied, the weight, and the bias."""
-    weight = 2 if node.kind() == ADD else 1
-    return node.inputsAt(0), node.inputsAt(weight), node.inputsAt(weight + 1)

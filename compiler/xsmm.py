@@ -45,7 +45,7 @@ _FEW = 16
 
 XSMM = "torch_ipex::tpp_linear"  # how the names of its operators begin
 _ADD_RUN = "ipex_prepack::linear_add_run"
-BIAS, RELU, ADD, _GELU, _GELU_TANH, _SILU = (f"{XSMM}_{name}" for name in ("bias", "relu", "add", "gelu", "gelu_tanh", "silu"))
+BIAS, RELU, ADD, GELU, GELU_TANH, SILU = (f"{XSMM}_{name}" for name in ("bias", "relu", "add", "gelu", "gelu_tanh", "silu"))
 # The operator for a layer and what was fused into it, and one to follow it. libxsmm's own GELU and SiLU are approximations that
 # are off by 4e-5, which bfloat16 does not show; in float32, torch's in their place cost 3 % of BERT-base.
 _OPERATORS: dict[torch.dtype, dict[str, tuple[str, str | None]]] = {
@@ -59,8 +59,8 @@ _OPERATORS: dict[torch.dtype, dict[str, tuple[str, str | None]]] = {
     torch.bfloat16: {
         "ipex_prepack::linear_run": (BIAS, None),
         "ipex_prepack::linear_relu_run": (RELU, None),
-        "ipex_prepack::linear_gelu_run": (_GELU, None),
-        "ipex_prepack::linear_swish_run": (_SILU, None),
+        "ipex_prepack::linear_gelu_run": (GELU, None),
+        "ipex_prepack::linear_swish_run": (SILU, None),
         _ADD_RUN: (ADD, None),
     },
 }
@@ -71,7 +71,7 @@ _CONTIGUOUS = (
     "aten::silu_",
     "aten::layer_norm",
     "ipex::add_layernorm",
-    *(BIAS, RELU, ADD, _GELU, _GELU_TANH, _SILU),
+    *(BIAS, RELU, ADD, GELU, GELU_TANH, SILU),
 )
 
 
@@ -85,7 +85,8 @@ def use_xsmm(graph: Graph, example: Sequence[torch.Tensor], form: str = "libxsmm
     """
     if form == "onednn":
         return
-    preferred = int(form.partition("-")[2] or 0)
+    kernels, _, size = form.partition("-")
+    preferred = int(size) if kernels == "libxsmm" and size else 0
     tensors = iter(
         watch(graph, lambda graph: [v for node in _layers(graph) for v in (*_operands(node), node.output())], example)
     )
@@ -142,8 +143,8 @@ def _move(graph: Graph, node: Node, operands: list[torch.Size], output: torch.Si
         dtype, *parameters, filled = stored
         operator, after = _OPERATORS[dtype][node.kind()]
         options = [node.inputsAt(i) for i in range(1, node.inputsSize() - 1)]
-        if operator == _GELU and options[0].toIValue() == "tanh":
-            operator = _GELU_TANH
+        if operator == GELU and options[0].toIValue() == "tanh":
+            operator = GELU_TANH
         arguments = [*(_contiguous(graph, value) for value in _operands(node)), *parameters]
         if node.kind() == _ADD_RUN:
             arguments.append(graph.insertConstant(1.0 if factor is None else float(factor)))
@@ -220,9 +221,16 @@ def _divisor(size: int, sizes: tuple[int, ...]) -> int | None:
     return next((each for each in sizes if size % each == 0), None)
 
 
-def from_blocks(blocks: torch.Tensor) -> torch.Tensor:
-    """The weight [outputs, inputs] that was stored in blocks of float32."""
-    return blocks.permute(0, 3, 1, 2).reshape(blocks.shape[0] * blocks.shape[3], -1).contiguous()
+def shape_of(blocks: torch.Tensor) -> tuple[int, int]:
+    """Outputs and inputs of the weight that was stored in blocks."""
+    outputs = blocks.shape[0] * blocks.shape[3]
+    return outputs, blocks.numel() // outputs
+
+
+def operands(node: Node) -> tuple[Value, Value, Value]:
+    """What an operator of libxsmm multiplies, the blocks of the weight, and the bias."""
+    weight = 2 if node.kind() == ADD else 1
+    return node.inputsAt(0), node.inputsAt(weight), node.inputsAt(weight + 1)
 
 
 def _in_blocks(weight: torch.Tensor, outputs: int, inputs: int) -> torch.Tensor:

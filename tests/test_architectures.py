@@ -114,7 +114,7 @@ def test_all_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(kind: st
 
     assert graph.unfused == {}
     assert attentions(graph.fused) == ATTENTIONS.get(kind, LAYERS)
-    linear = linear_layers(graph.program.graph)
+    linear = linear_layers(graph.graph)
     assert linear == calls + MORE_LINEAR.get(kind, 0)
     count = ATTENTIONS.get(kind, LAYERS)
     assert coverage_rows()[kind]["attention"] == f"{count}/{count}"

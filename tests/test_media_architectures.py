@@ -47,7 +47,7 @@ def run(graph: FusedGraph, inputs: dict[str, np.ndarray], outputs: tuple[str, ..
 
 def packed(graph: FusedGraph, context: str) -> int:
     """Layers whose packed weight some operator takes."""
-    inputs = (value for node in one_way(graph.program.graph) for value in node.inputs())
+    inputs = (value for node in one_way(graph.graph) for value in node.inputs())
     return sum(str(value.type()).endswith(context) for value in inputs)
 
 
@@ -66,7 +66,7 @@ def test_fp32_is_fused_and_equals_eager_on_shapes_it_was_not_traced_with(name: s
     assert attentions(graph.fused) == case.attentions
     convolutions = before["aten::_convolution"] + before["aten::_convolution_mode"]
     # Convolutions of width 1 over sound become linear layers.
-    linear, others = linear_layers(graph.program.graph), packed(graph, "ConvolutionOpContext")
+    linear, others = linear_layers(graph.graph), packed(graph, "ConvolutionOpContext")
     assert linear + others == before["aten::linear"] + convolutions
     assert linear >= before["aten::linear"] > 0 or name.endswith("basic-features")
     assert 0 < others <= convolutions
