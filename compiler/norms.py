@@ -12,6 +12,9 @@ Microseconds on two cores; *sum* has an addition before it, and a call of the in
                   torch           22     37     80    154     23     53    109    272
     EPYC (Zen 5)  sum, oneDNN     15     17            40     15     21            68
                   IPEX, adding     6     25           181      6     28           197
+    Xeon (AMX)    sum, oneDNN     33     44     82    249     35     57    171    518
+                  sum, torch      17     34     79    261     20     51    173    522
+                  IPEX, adding    18     55    136    410     19     61    188    552
 
 oneDNN's takes parameters in float32 only, so that norms of a model in bfloat16 keep theirs (one kernel, no call counted):
 
@@ -48,7 +51,7 @@ def choose_norms(graph: Graph, *, adding: bool, residual: bool, by_rows: bool) -
     Weights and biases in bfloat16 become float32 first.
 
     Args:
-        adding: whether IPEX's norm that adds is a kernel of its own on this CPU; if not, the sum is taken out of it first.
+        adding: whether IPEX's norm that adds has a use on this CPU; if not, the sum is taken out of it first.
         residual: let it also add what the linear layer before it adds.
         by_rows: whether the number of rows may decide; if not, torch's norm stays in the place of oneDNN's, whatever it is.
     """
