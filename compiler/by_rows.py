@@ -114,13 +114,13 @@ def _is_large(blocks: torch.Tensor) -> bool:
 
 
 def _may_overwrite(node: Node) -> bool:
-    """Whether what a layer adds to is a tensor of its own, which nobody reads afterwards: oneDNN's operator adds in place."""
-    other = node.inputsAt(1)
+    """Whether what a layer adds to is a tensor of its own, which nobody else reads then: oneDNN's operator adds in place."""
+    x, other = node.inputsAt(0), node.inputsAt(1)
     made = [block.outputs() for block in other.node().blocks()] or [[other]]
     fresh = all(value.node().kind() in _NORMS for (value,) in map(list, made))
     others = [use.user for use in other.uses() if use.user != node]
     before = all(user.kind() in (*_OPERATORS, "aten::numel", "aten::size") and user.isBefore(node) for user in others)
-    return fresh and before and equals(node.inputsAt(4), 1.0)
+    return fresh and before and x.debugName() != other.debugName() and equals(node.inputsAt(4), 1.0)
 
 
 class Packing:

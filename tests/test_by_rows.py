@@ -88,6 +88,24 @@ def test_a_sum_takes_the_memory_of_what_nobody_reads_afterwards(after: Any, in_p
             torch.testing.assert_close(actual, expected, rtol=0.03, atol=0.03)
 
 
+def test_a_layer_adds_to_what_it_reads() -> None:
+    class Itself(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.layer = nn.LayerNorm(256), nn.Linear(256, 256)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            start = self.norm(x.to(self.layer.weight.dtype))
+            return (self.layer(start) + start).float()
+
+    torch.manual_seed(0)
+    original = Itself()
+    program = loaded(fused(copy.deepcopy(original).bfloat16(), torch.randn(3, 5, 256)))
+    for rows, _ in ROWS:
+        x = torch.randn(1, rows, 256)
+        torch.testing.assert_close(run(program, x)[0], original(x), rtol=0.03, atol=0.03)
+
+
 def test_weights_are_stored_once_and_packed_once_however_many_layers_share_them() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
