@@ -10,6 +10,7 @@ answers. The models and inputs are those of the tests.
 from __future__ import annotations
 
 import dataclasses
+import io
 import statistics
 import sys
 import time
@@ -150,7 +151,8 @@ def ratios(subject: Subject, graphs: list[FusedGraph]) -> list[float]:
         model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     eager = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in subject.timed.items()}
     tensors = to_tensors(subject.timed, list(subject.timed))
-    calls = [lambda: model(**eager), *(lambda graph=graph: graph.program(*tensors) for graph in graphs)]
+    programs = [torch.jit.load(io.BytesIO(graph.saved())) for graph in graphs]
+    calls = [lambda: model(**eager), *(lambda program=program: program(*tensors) for program in programs)]
     times: list[list[float]] = [[] for _ in calls]
     for number in range(ROUNDS + 2):
         for call, taken in zip(calls, times, strict=True):

@@ -116,11 +116,21 @@ def _is_large(blocks: torch.Tensor) -> bool:
 def _may_overwrite(node: Node) -> bool:
     """Whether what a layer adds to is a tensor of its own, which nobody else reads then: oneDNN's operator adds in place."""
     x, other = node.inputsAt(0), node.inputsAt(1)
-    made = [block.outputs() for block in other.node().blocks()] or [[other]]
-    fresh = all(value.node().kind() in _NORMS for (value,) in map(list, made))
     others = [use.user for use in other.uses() if use.user != node]
     before = all(user.kind() in (*_OPERATORS, "aten::numel", "aten::size") and user.isBefore(node) for user in others)
-    return fresh and before and x.debugName() != other.debugName() and equals(node.inputsAt(4), 1.0)
+    return _is_norm(other) and before and x.debugName() != other.debugName() and equals(node.inputsAt(4), 1.0)
+
+
+def _is_norm(value: Value) -> bool:
+    """Whether a norm gives it, or either of two ways to compute one."""
+    source = value.node()
+    if source.kind() != "prim::If" or source.outputsSize() != 1:
+        return source.kind() in _NORMS
+    given = [(next(iter(block.outputs())), list(block.nodes())[-1:]) for block in source.blocks()]
+    return all(
+        output.unique() in [each.unique() for last in nodes if last.kind() in _NORMS for each in last.outputs()]
+        for output, nodes in given
+    )
 
 
 class Packing:

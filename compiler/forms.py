@@ -29,8 +29,8 @@ class Forms:
     attention: str = "flash"
 
 
-def defaults(dtype: torch.dtype, *, quantized: bool = False) -> Forms:
-    """What is taken without ``--tune``.
+def defaults(dtype: torch.dtype, *, by_rows: bool = False) -> Forms:
+    """What is taken without ``--tune``; `by_rows`: there are layers that could have that form, see there.
 
     On an EPYC (Zen 4) with AVX-512, a norm that adds made float32 1.08 times as fast with MiniLM and 1.03 with BERT-base at 16
     tokens, 1.01 at 128, and 0.99 to 1.01 at 384; in bfloat16 it was 0.98 to 1.02 throughout.
@@ -40,11 +40,10 @@ def defaults(dtype: torch.dtype, *, quantized: bool = False) -> Forms:
 
     Of attention, see `products`: with AVX-512 where MKL has none, which is on CPUs that are not Intel's.
     """
-    by_rows = dtype == torch.bfloat16 and not quantized and torch.cpu._is_amx_tile_supported()
     products = cpu_offers("AVX512") and not is_intel()
     residual = norm_adds() and dtype == torch.float32
     return Forms(
-        layers="by-rows" if by_rows else "libxsmm",
+        layers="by-rows" if by_rows and torch.cpu._is_amx_tile_supported() else "libxsmm",
         residual="norm" if residual else "layer",
         attention="products" if products else "flash",
     )

@@ -155,7 +155,7 @@ class Fusible:
         # Scales found while running would make more of it that a row is rounded otherwise alone than in a batch.
         self._alike = quantized is not None and quantized.summary.scheme == "dynamic"
         dtype = torch.float32 if torch.float32 in self._dtypes else torch.bfloat16
-        self.defaults = Forms() if self._alike else defaults(dtype, quantized=quantized is not None)
+        self.defaults = Forms() if self._alike else defaults(dtype, by_rows=torch.bfloat16 in self._dtypes and not quantized)
 
     def expect(self, batch: Inputs) -> None:
         """Let it be an alternative to pack layers for the size of `batch`."""

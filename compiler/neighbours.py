@@ -17,13 +17,16 @@ _VIEWS = ("aten::view", "aten::reshape")
 
 def join(graph: Graph) -> None:
     """Layers that read one tensor, such as those of query, key and value, are one, whose output is cut."""
+    joined: dict[tuple[int, ...], torch.Tensor] = {}
     for nodes in _groups(graph):
         weights, biases = ([_tensor(node, i) for node in nodes] for i in (1, 2))
-        # Groups that share weights make equal tensors, which torch stores once.
+        shared = tuple(weight.data_ptr() for weight in weights)  # groups may share weights
+        if shared not in joined:
+            joined[shared] = torch.cat(weights)
         blocks = nodes[0].inputsAt(3)
         with graph.insert_point_guard(nodes[0]):
             source = nodes[0].inputsAt(0)
-            whole = insert(graph, BIAS, source, torch.cat(weights), torch.cat(biases), blocks)
+            whole = insert(graph, BIAS, source, joined[shared], torch.cat(biases), blocks)
             begin = 0
             for node, bias in zip(nodes, biases, strict=True):
                 part = insert(graph, "aten::slice", whole, -1, begin, begin + len(bias), 1)
@@ -38,9 +41,12 @@ def join(graph: Graph) -> None:
 
 def layers_in(node: Node) -> int:
     """How many of the model's linear layers an operator computes."""
-    owner = node.owningBlock().owningNode()
-    # One of two ways to compute the same gives it to their operator.
-    whole = node.output() if owner is None or owner.kind() != "prim::If" else owner.output()
+    whole = node.output()
+    if (
+        any(use.user.kind() == "prim::Return" for use in whole.uses())
+        and (owner := node.owningBlock().owningNode()) is not None
+    ):
+        whole = owner.output() if owner.kind() == "prim::If" else whole  # one of two ways to compute the same
     cuts = [reader for reader in readers(whole) if reader.kind() == "aten::slice" and equals(reader.inputsAt(1), -1)]
     return max(1, len(cuts))
 

@@ -1,7 +1,7 @@
 """Linear layers on libxsmm's kernels, which IPEX carries as ``torch_ipex::tpp_linear…``.
 
-They read weights in blocks, which are stored so: nothing is packed when an artifact is loaded, and a number of rows that was
-not met before costs less. The layouts are those of IPEX's ``BlockedParameter``
+They read weights in blocks, which are stored so: nothing is packed for them when an artifact is loaded, and a number of rows
+that was not met before costs less. The layouts are those of IPEX's ``BlockedParameter``
 (intel_extension_for_pytorch/cpu/tpp/utils/blocked_layout.py), for blocks of n outputs and k inputs:
 
     float32     [outputs / n, inputs / k, k, n]

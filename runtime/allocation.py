@@ -54,7 +54,8 @@ def heap_for(size: int) -> Iterator[None]:
 
     From then on the heap of this process keeps up to 512 MiB of freed memory for its next allocations (``mallopt``). If
     there is more, all but 32 MiB goes back to the kernel, as far as it lies at the end of the heap; what lies under a block
-    in use stays, as it does with glibc's own limits. Of the room in huge pages, 256 MiB are left for the calls. Pages that
+    in use stays, as it does with glibc's own limits. Of the room in huge pages, 256 MiB are left for the calls and for
+    what is packed beside the weights. Pages that
     nobody has written to take no memory. Threads other than the first may have heaps of their own, which are not in huge
     pages; nor is a model that such a thread loads.
 

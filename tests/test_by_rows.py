@@ -106,6 +106,27 @@ def test_a_layer_adds_to_what_it_reads() -> None:
         torch.testing.assert_close(run(program, x)[0], original(x), rtol=0.03, atol=0.03)
 
 
+def test_joined_layers_that_share_weights_are_packed_once() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(256, 256) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.bfloat16()
+            for _ in range(4):
+                q, k, v = (part(x).view(*x.shape[:2], 4, 64).transpose(1, 2) for part in self.parts)
+                x = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            return x.float()
+
+    torch.manual_seed(0)
+    graph = fused(Attention().bfloat16(), torch.randn(3, 5, 256))
+    assert graph.fused["torch_ipex::tpp_linear_bias"] == 4
+    program = loaded(graph)
+    assert len(program.packed) == 1
+    assert run(program, torch.randn(1, 300, 256))[1] == {"ipex_prepack::linear_run"}
+
+
 def test_weights_are_stored_once_and_packed_once_however_many_layers_share_them() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -327,9 +327,10 @@ def test_the_number_of_rows_decides_whose_norm_it_is(added: bool, rows: int, tok
         assert (called["torch_ipex::layer_norm"], called["aten::native_layer_norm"]) == ((1, 0) if many else (0, 1))
 
 
-@pytest.mark.skipif(not norm_adds(), reason="bfloat16 is for CPUs with AVX-512")
 @pytest.mark.parametrize(("tokens", "many"), [(255, False), (256, True)])
 def test_norms_in_bfloat16_have_the_same_kernels(tokens: int, many: bool) -> None:
+    needs_avx512()
+
     class Norm(nn.Module):
         def __init__(self) -> None:
             super().__init__()

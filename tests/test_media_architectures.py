@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -40,8 +41,9 @@ def fused(case: Case, dtype: torch.dtype = torch.float32) -> tuple[FusedGraph, C
 
 
 def run(graph: FusedGraph, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+    program = torch.jit.load(io.BytesIO(graph.saved()))
     with torch.inference_mode(), torch.jit.optimized_execution(False):
-        results = graph.program(*to_tensors(inputs, list(inputs)))
+        results = program(*to_tensors(inputs, list(inputs)))
     return {name: tensor.numpy() for name, tensor in zip(outputs, results, strict=True)}
 
 

@@ -19,7 +19,7 @@ namespace cpuc {
 namespace {
 
 constexpr size_t smallest = 256 << 10, largest = size_t{1} << 46, huge_page = 2 << 20;
-// How much of what was read last stays: a weight is used right after it was read.
+// How much of what was read last stays: most weights are used right after they were read, if they are packed at all.
 constexpr size_t kept = 16 << 20;
 
 size_t rounded(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
