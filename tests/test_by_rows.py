@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from test_xsmm import AFTER, BRAIN, Brain, Layers, named
 from torch import nn
 
-from cpuc.compiler.fusion import FusedGraph, fuse
+from cpuc.compiler.by_rows import use_both
+from cpuc.compiler.fusion import FusedGraph, fuse, prepare
 
 pytestmark = pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="needs a CPU with AMX")
 FEW, MANY = "torch_ipex::tpp_", "ipex_prepack::linear_"
@@ -86,6 +88,20 @@ def test_a_sum_takes_the_memory_of_what_nobody_reads_afterwards(after: Any, in_p
         x = torch.randn(1, rows, 256)
         for actual, expected in zip(run(program, x)[0], original(x), strict=True):
             torch.testing.assert_close(actual, expected, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_what_is_read_after_a_sum_is_left_as_it_was(read: bool) -> None:
+    """IPEX adds to nothing that is read afterwards; passes that come after its own might."""
+    tensors = [torch.randn(3, 5, 256)]
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(Residual(lambda total, _: (total,)).bfloat16().eval(), tensors))
+    fusible = prepare(traced, ["x"], named(*tensors))
+    graph = fusible.build(replace(fusible.defaults, layers="libxsmm")).graph.copy()
+    if read:
+        graph.registerOutput(graph.findAllNodes("torch_ipex::tpp_linear_add")[0].inputsAt(1))
+    assert use_both(graph) is not None
+    assert len(graph.findAllNodes("ipex_prepack::linear_add_run")) == (0 if read else 1)
 
 
 def test_a_layer_adds_to_what_it_reads() -> None:
