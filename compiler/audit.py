@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cpuc.compiler.precision import PRECISIONS
+from cpuc.compiler.processes import start_processes
 from cpuc.compiler.source import resolve, snapshot
 from cpuc.compiler.tasks import TASKS, select
 from cpuc.runtime.bundle import Bundle, open_bundle
@@ -135,6 +136,7 @@ def _parity(bundle: Bundle, against: str, revision: str | None, report: Callable
         raise ModelError(f"{source.id}: is a {kind}, the artifact was compiled from a {manifest.architecture}")
     files = snapshot(source, sentence=task == "sentence-embeddings")
     report("loading the original model")
+    start_processes()
     # These import torch and transformers, which take seconds.
     from cpuc.compiler.loading import load_original, quiet
     from cpuc.compiler.verification import compare, make_sample, replay, run_original

@@ -1,14 +1,26 @@
-"""Run a model in this fresh process: ``python -m cpuc.compiler.fresh KIND ARGUMENT… < INPUTS.npz > OUTPUTS.npz``.
+"""Models that run in fresh processes, and the process that forks them: ``python -m cpuc.compiler.fresh KIND``.
+
+It has imported what takes seconds to import, loaded no model and computed nothing; what it forks is as good as a process of
+its own, and there at once. Each request is a message on the Unix socket that is its standard input: arguments as a JSON list,
+and open files, for inputs (.npz), outputs (.npz), what is printed, and what the kind takes besides. The answer is the exit
+code. It ends when the socket is closed, or nothing is asked for a while.
 
 Arrays are named ``<batch>/<position>``. No file is written that a killed process could leave behind.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
+import json
 import os
+import select
+import signal
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +31,8 @@ from cpuc.runtime.archive import reopened
 from cpuc.runtime.libraries import load_ipex
 
 Run = Callable[..., Sequence[torch.Tensor]]
+_IDLE = 60.0  # seconds
+_LONGEST, _MOST = 1 << 16, 16  # of messages, bytes and open files
 
 
 def artifact(handle: str) -> Run:
@@ -37,7 +51,18 @@ def original(folder: str, weights: str, task: str, kind: str, inputs: str, outpu
     return Named(model, inputs.split(","), outputs.split(","))
 
 
-KINDS: dict[str, Callable[..., Run]] = {"artifact": artifact, "original": original}
+@dataclass(frozen=True)
+class Kind:
+    """What makes the model, from arguments and the numbers of open files, and the modules that it will import."""
+
+    load: Callable[..., Run]
+    modules: tuple[str, ...] = ()
+
+
+KINDS = {
+    "artifact": Kind(artifact),
+    "original": Kind(original, ("cpuc.compiler.capture", "cpuc.compiler.loading", "transformers.modeling_utils")),
+}
 
 
 def answer(run: Run, inputs: bytes) -> bytes:
@@ -54,8 +79,43 @@ def answer(run: Run, inputs: bytes) -> bytes:
     return outputs.getvalue()
 
 
+def serve(control: socket.socket, kind: Kind) -> None:
+    """Fork a process for each request, one after the other."""
+    for module in kind.modules:
+        importlib.import_module(module)
+    while select.select([control], [], [], _IDLE)[0]:
+        message, handles, *_ = socket.recv_fds(control, _LONGEST, _MOST)
+        if not message:
+            return
+        child = os.fork()
+        if not child:
+            control.detach()
+            _work(kind, json.loads(message), *handles)
+        for handle in handles:
+            os.close(handle)
+        ended = os.pidfd_open(child)
+        if ended not in select.select([ended, control.fileno()], [], [])[0]:
+            os.kill(child, signal.SIGKILL)  # nobody waits for it any more
+        os.close(ended)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        try:
+            control.send(str(code).encode())
+        except BrokenPipeError:
+            return
+
+
+def _work(kind: Kind, arguments: list[str], inputs: int, outputs: int, printed: int, *others: int) -> None:
+    """Answer a request and end the process."""
+    for stream, handle in enumerate((inputs, printed, printed)):
+        os.dup2(handle, stream)
+    try:
+        with open(outputs, "wb") as results:
+            results.write(answer(kind.load(*arguments, *map(str, others)), sys.stdin.buffer.read()))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    # Libraries that print, as oneDNN does if asked to, must not end up among the results.
-    with os.fdopen(os.dup(1), "wb") as output:
-        os.dup2(2, 1)
-        output.write(answer(KINDS[sys.argv[1]](*sys.argv[2:]), sys.stdin.buffer.read()))
+    serve(socket.socket(fileno=0), KINDS[sys.argv[1]])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cpuc.compiler.benchmarking.sizes import fit_sizes, parse_sizes
 from cpuc.compiler.calibration import Calibration, make_calibration, read_calibration
 from cpuc.compiler.precision import FEATURES, LOGITS, PRECISIONS, check_cpu, slow_here
+from cpuc.compiler.processes import start_processes
 from cpuc.compiler.source import Snapshot, Source, resolve, snapshot
 from cpuc.compiler.tasks import TASKS, architecture_of, select
 from cpuc.runtime import bundle
@@ -141,6 +142,8 @@ def _build(request: _Request, staged: Path) -> Manifest:
     """Every stage after the files are there; writes the finished bundle to `staged`."""
     task, report = TASKS[request.task], request.report
     report("loading the original model")
+    if request.verify:
+        start_processes()
     # These import torch and transformers, which take seconds: an error before this point needs neither.
     from cpuc.compiler.capture import given_outputs
     from cpuc.compiler.loading import load_original, quiet

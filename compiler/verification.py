@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpuc.compiler.processes import ARTIFACTS, ORIGINALS, Fresh
 from cpuc.runtime.archive import File
 from cpuc.runtime.errors import InputError, ModelError, ParityError
 from cpuc.runtime.libraries import ipex_is_loaded
@@ -89,7 +88,7 @@ def replay(artifact: File, manifest: Manifest, sample: Sample) -> list[Arrays]:
     """
     inputs, outputs = ([spec.name for spec in specs] for specs in (manifest.inputs, manifest.outputs))
     try:
-        return _in_fresh_process(["artifact", str(artifact.handle)], inputs, outputs, sample.batches, (artifact.handle,))
+        return _in_fresh_process(ARTIFACTS, [], inputs, outputs, sample.batches, [artifact.handle])
     except ChildProcessError as error:
         raise ParityError(f"the artifact does not run in a fresh process: {error}") from None
 
@@ -104,30 +103,26 @@ def run_original(original: Original, inputs: Sequence[str], outputs: Sequence[st
 
     with explained():
         if ipex_is_loaded():
-            arguments = ["original", *original.origin, ",".join(inputs), ",".join(outputs)]
-            return _in_fresh_process(arguments, inputs, outputs, batches)
+            arguments = [*original.origin, ",".join(inputs), ",".join(outputs)]
+            return _in_fresh_process(ORIGINALS, arguments, inputs, outputs, batches)
         return [run_eager(original.module, inputs, outputs, batch.inputs) for batch in batches]
 
 
 def _in_fresh_process(
+    fresh: Fresh,
     arguments: Sequence[str],
     inputs: Sequence[str],
     outputs: Sequence[str],
     batches: Sequence[Batch],
     handles: Sequence[int] = (),
 ) -> list[Arrays]:
-    """What ``cpuc.compiler.fresh`` answers. Raises ChildProcessError with the last line that it wrote if it fails."""
+    """What a process from `fresh` answers. Raises ChildProcessError with the last line that it wrote if it fails."""
     arrays: dict[str, Any] = {
         f"{b}/{i}": batch.inputs[name] for b, batch in enumerate(batches) for i, name in enumerate(inputs)
     }
     data = io.BytesIO()
     np.savez(data, **arrays)
-    command = [sys.executable, "-P", "-m", "cpuc.compiler.fresh", *arguments]
-    process = subprocess.run(command, input=data.getvalue(), capture_output=True, check=False, pass_fds=handles)
-    if process.returncode:
-        lines = process.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with code {process.returncode}"]
-        raise ChildProcessError(lines[-1])
-    with np.load(io.BytesIO(process.stdout)) as results:
+    with np.load(io.BytesIO(fresh.run(arguments, data.getvalue(), handles))) as results:
         return [{name: results[f"{b}/{i}"] for i, name in enumerate(outputs)} for b in range(len(batches))]
 
 

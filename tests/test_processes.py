@@ -1,0 +1,137 @@
+"""Originals and artifacts run in processes that are forked from one that stays: what becomes of it, and of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import cpuc
+from cpuc.runtime.errors import ModelError, ParityError
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` has started, whichever of its threads did."""
+    try:
+        return [int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def state(pid: int) -> str:
+    """The letter that ``ps`` shows; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except FileNotFoundError:
+        return ""
+
+
+def forking(kind: str) -> list[int]:
+    """Those of this process that fork others of a kind."""
+    ends = f"\0cpuc.compiler.fresh\0{kind}\0".encode()
+    return [pid for pid in children(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(ends)]
+
+
+def test_compiles_of_one_process_share_it(tiny: Path, tiny_model: Path, tmp_path: Path) -> None:
+    cpuc.compile(str(tiny_model), tmp_path / "second.pt")
+    first = forking("artifact"), forking("original")
+    assert [len(pids) for pids in first] == [1, 1]
+    cpuc.compile(str(tiny_model), tmp_path / "third.pt")
+    assert (forking("artifact"), forking("original")) == first
+    assert (tmp_path / "third.pt").read_bytes() == (tmp_path / "second.pt").read_bytes() == tiny.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["artifact", "original"])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_one_that_was_killed_is_started_again(kind: str, end: int, tiny: Path, tiny_model: Path, tmp_path: Path) -> None:
+    cpuc.compile(str(tiny_model), tmp_path / "before.pt")
+    (killed,) = forking(kind)
+    os.kill(killed, end)
+    while state(killed) != "Z":
+        time.sleep(0.01)
+    cpuc.compile(str(tiny_model), tmp_path / "after.pt")
+    assert forking(kind) != [killed]
+    assert (tmp_path / "after.pt").read_bytes() == tiny.read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "error"), [("artifact", ParityError), ("original", ModelError)])
+def test_a_killed_run_is_an_error_and_nothing_is_written(
+    kind: str, error: type[Exception], tiny_model: Path, tmp_path: Path
+) -> None:
+    cpuc.compile(str(tiny_model), tmp_path / "before.pt")
+    (source,) = forking(kind)
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.is_set():
+            for pid in children(source):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(error, match="ended with code -9"):
+            cpuc.compile(str(tiny_model), tmp_path / "after.pt")
+    finally:
+        done.set()
+        killer.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["before.pt"]
+    cpuc.compile(str(tiny_model), tmp_path / "after.pt")
+    assert forking(kind) == [source]
+
+
+def test_ctrl_c_ends_both(tiny_model: Path, tmp_path: Path) -> None:
+    cpuc.compile(str(tiny_model), tmp_path / "before.pt")
+    (source,) = forking("original")
+    done = threading.Event()
+
+    def interrupt() -> None:
+        while not (running := children(source)):
+            if done.is_set():
+                return
+        os.kill(running[0], signal.SIGSTOP)  # it has not ended when this process is told to
+        os.kill(os.getpid(), signal.SIGINT)
+
+    waiting = threading.Thread(target=interrupt)
+    waiting.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cpuc.compile(str(tiny_model), tmp_path / "after.pt")
+    finally:
+        done.set()
+        waiting.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["before.pt"]
+    assert forking("original") == []
+    cpuc.compile(str(tiny_model), tmp_path / "after.pt")
+
+
+def test_they_end_with_a_compile_that_is_killed(tiny_model: Path, tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("cpuc"), "compile", tiny_model, "-o", tmp_path / "model.pt"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (run := [pid for source in children(process.pid) for pid in children(source)]):
+            assert process.poll() is None
+        (source,) = children(process.pid)
+        os.kill(run[0], signal.SIGSTOP)
+        process.kill()
+    until = time.monotonic() + 60
+    while running := [pid for pid in (source, *run) if state(pid) not in ("Z", "X", "")]:
+        assert time.monotonic() < until, running
+        time.sleep(0.01)
+
+
+def test_two_threads_at_once(tiny: Path, tiny_model: Path, tmp_path: Path) -> None:
+    targets = [tmp_path / "one.pt", tmp_path / "other.pt"]
+    threads = [threading.Thread(target=cpuc.compile, args=(str(tiny_model), target)) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(target.read_bytes() == tiny.read_bytes() for target in targets)
