@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Run, here
@@ -35,29 +34,22 @@ def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def compiled(cli: Run, *options: object) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What ``cpuc compile --json`` says: the manifest, and the candidates by precision."""
-    result = cli("compile", *options, "--precision", "auto", "--json")
-    assert result.returncode == 0, result.stderr
-    manifest = json.loads(result.stdout)
-    return manifest, {each["precision"]: each for each in manifest["choice"]["candidates"]}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("max_drop", [0, 100])
-def test_a_budget_decides(max_drop: float, source: Path, data: Path, tmp_path: Path, cli: Run) -> None:
+def test_a_budget_decides(max_drop: float, source: Path, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    manifest, candidates = compiled(cli, source, "-o", path, "--eval-data", data, "--max-drop", max_drop)
-    choice = manifest["choice"]
-    assert (choice["metric"], choice["score"], choice["max_drop"]) == ("f1", 100, max_drop)
+    choice = cpuc.choose(str(source), path, eval_data=data, max_drop=max_drop)
+    candidates = {each.precision: each for each in choice.candidates}
+    assert (choice.metric, choice.score, choice.max_drop) == ("f1", pytest.approx(100), max_drop)
     assert {"fp32", here("int8"), here("int8-dynamic")} <= set(candidates)
-    allowed = [each for each in candidates.values() if each["drop"] <= max_drop + 1e-6]
-    assert choice["precision"] == max(allowed, key=lambda each: each["speed"])["precision"]
-    assert candidates["fp32"]["score"] == pytest.approx(100)
+    figures = {name: (each.score, each.drop, each.speed) for name, each in candidates.items()}
+    scores, drops, speeds = ({name: values[i] for name, values in figures.items()} for i in range(3))
+    assert all(each.problem is None for each in candidates.values())
+    assert choice.precision == max((name for name in figures if drops[name] <= max_drop + 1e-6), key=speeds.__getitem__)
+    assert scores["fp32"] == pytest.approx(100)
     # No int8 gets all of them.
-    assert min(each["score"] for each in candidates.values()) < 100
-    assert (choice["precision"] == "fp32" or candidates[choice["precision"]]["drop"] <= 1e-6) if not max_drop else True
-    assert cpuc.open_bundle(path).manifest.build.precision == choice["precision"] == manifest["build"]["precision"]
+    assert min(scores.values()) < 100
+    assert cpuc.open_bundle(path).manifest.build.precision == choice.precision == choice.manifest.build.precision
     assert [each.name for each in tmp_path.iterdir()] == ["model.pt"]
 
 
@@ -74,7 +66,10 @@ def test_without_data_agreement_decides(tmp_path: Path, cli: Run) -> None:
 
 def test_what_cannot_be_compiled_is_no_candidate(tmp_path: Path, cli: Run) -> None:
     source = make_media_model(tmp_path / "source", "resnet", "image-classification")
-    manifest, candidates = compiled(cli, source, "-o", tmp_path / "model.pt", "--max-drop", 100)
+    result = cli("compile", source, "-o", tmp_path / "model.pt", "--precision", "auto", "--max-drop", 100, "--json")
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    candidates = {each["precision"]: each for each in manifest["choice"]["candidates"]}
     assert "convolutions" in candidates[here("int8")]["problem"]
     assert manifest["choice"]["precision"] in ("fp32", "bf16")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,35 @@ PIPELINE = {
 }
 
 
-@pytest.fixture(scope="session")
-def oracle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Callable[..., list[Any]]]:
     """Runs the pipeline on records: ``oracle(folder, records, **options) -> one answer or list per record``."""
     if not ORACLE.exists():
         pytest.skip("make test installs transformers 4.57 in .venv-oracle")
-    folder = tmp_path_factory.mktemp("oracle")
+    command = [ORACLE, ROOT / "tests" / "oracle.py"]
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        assert process.stdin and process.stdout
+        asked, answered = process.stdin, process.stdout
 
-    def run(model: Path, records: Records, **options: Any) -> list[Any]:
-        job = {"model": str(model), "records": records, "options": {PIPELINE[name]: value for name, value in options.items()}}
-        (folder / "job.json").write_text(json.dumps(job))
-        command = [ORACLE, ROOT / "tests" / "oracle.py", folder / "job.json", folder / "answers.json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        answers: list[Any] = json.loads((folder / "answers.json").read_text())
-        return answers
+        def run(model: Path, records: Records, **options: Any) -> list[Any]:
+            job = {
+                "model": str(model),
+                "records": records,
+                "options": {PIPELINE[name]: value for name, value in options.items()},
+            }
+            asked.write(json.dumps(job) + "\n")
+            asked.flush()
+            line = answered.readline()
+            if not line:
+                said.seek(0)
+                pytest.fail(said.read()[-2000:])
+            answers: list[Any] = json.loads(line)
+            return answers
 
-    return run
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +83,7 @@ def long_questions(xquad: list[dict[str, Any]]) -> Records:
 @pytest.fixture(scope="module")
 def multilingual(shared_data: Path) -> Records:
     lines = (shared_data / "xquad-multilingual.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines[::12]]
+    records = [json.loads(line) for line in lines[::23]]
     return [{"question": each["question"], "context": each["context"]} for each in records]
 
 
@@ -90,11 +103,12 @@ def assert_same(expected: list[Any], actual: list[Any]) -> None:
 
 
 @pytest.mark.slow
-def test_answers_of_the_pipeline_on_all_of_xquad(
+def test_answers_of_the_pipeline_on_xquad(
     oracle: Callable[..., list[Any]], model: cpuc.Model, minilm: Path, questions: Records
 ) -> None:
-    assert len(questions) == 625
-    assert_same(oracle(minilm, questions), model(questions))
+    some = questions[::2]
+    assert len(some) == 313
+    assert_same(oracle(minilm, some), model(some))
 
 
 @pytest.mark.parametrize(
