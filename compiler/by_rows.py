@@ -23,6 +23,7 @@ import torch
 
 from cpuc.compiler.branches import branch, copies, number, truth
 from cpuc.compiler.modules import as_module
+from cpuc.compiler.norms import norms_of
 from cpuc.compiler.rewrites.matching import equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 from cpuc.compiler.xsmm import ADD, BIAS, GELU, GELU_TANH, RELU, SILU, operands, shape_of
@@ -41,8 +42,6 @@ _OPERATORS: dict[str, tuple[str, tuple[str, ...]]] = {
 _LEAST = 32
 # So many elements of the narrower of input and output make oneDNN's kernels the faster.
 _MANY = 36864
-# What gives a tensor of its own.
-_NORMS = ("aten::layer_norm", "aten::native_layer_norm", "ipex::add_layernorm")
 # Pairs of numbers are copied at once: one by one took twice as long, 0.1 s for BERT-base. A view of another dtype would be read
 # from the archive as one of other sizes. What number of rows oneDNN is told makes no difference.
 _STATE = """
@@ -118,19 +117,7 @@ def _may_overwrite(node: Node) -> bool:
     x, other = node.inputsAt(0), node.inputsAt(1)
     others = [use.user for use in other.uses() if use.user != node]
     before = all(user.kind() in (*_OPERATORS, "aten::numel", "aten::size") and user.isBefore(node) for user in others)
-    return _is_norm(other) and before and x.debugName() != other.debugName() and equals(node.inputsAt(4), 1.0)
-
-
-def _is_norm(value: Value) -> bool:
-    """Whether a norm gives it, or either of two ways to compute one."""
-    source = value.node()
-    if source.kind() != "prim::If" or source.outputsSize() != 1:
-        return source.kind() in _NORMS
-    given = [(next(iter(block.outputs())), list(block.nodes())[-1:]) for block in source.blocks()]
-    return all(
-        output.unique() in [each.unique() for last in nodes if last.kind() in _NORMS for each in last.outputs()]
-        for output, nodes in given
-    )
+    return bool(norms_of(other)) and before and x.debugName() != other.debugName() and equals(node.inputsAt(4), 1.0)
 
 
 class Packing:

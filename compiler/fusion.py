@@ -24,6 +24,7 @@ from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Quantized, calling, lower, package
 from cpuc.compiler.short import find_short, use_short
+from cpuc.compiler.smoothing import absorb
 from cpuc.compiler.xsmm import alternatives, dtypes_of_layers, use_xsmm
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
@@ -182,6 +183,8 @@ class Fusible:
         use_xsmm(graph, self._tensors, forms.layers)
         choose_norms(graph, adding=norm_adds(), residual=forms.residual == "norm", by_rows=not self._alike)
         join(graph)
+        if quantized:
+            quantized = absorb(graph, quantized, self._tensors)
         if forms.attention == "products":
             use_products(graph, self._tensors)
         rewrites.finish(graph)

@@ -36,6 +36,8 @@ from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 from cpuc.compiler.xsmm import ADD, BIAS
 
 _NORM, _ADDING_NORM, _NATIVE_NORM = "aten::layer_norm", "ipex::add_layernorm", "aten::native_layer_norm"
+# Where each has its weight; the bias is the next.
+PARAMETERS = {_NORM: 2, _ADDING_NORM: 4, _NATIVE_NORM: 2}
 # From so many rows on, oneDNN's kernel is no slower than IPEX's, which adds, and than torch's.
 _MANY_TO_ADD, _MANY = 128, 256
 
@@ -111,6 +113,16 @@ def _split_norms(graph: Graph, *, by_rows: bool) -> None:
             branch(graph, norm, rows.many(norm, norm.inputsAt(0)), many, few)
         else:
             _replace(graph, norm, few)
+
+
+def norms_of(value: Value) -> list[Node]:
+    """The norm that gives a value, or both where the number of rows decides; empty if something else gives it."""
+    source = value.node()
+    if source.kind() != "prim::If" or source.outputsSize() != 1:
+        return [source] if source.kind() in PARAMETERS and source.outputsAt(0).unique() == value.unique() else []
+    given = [next(iter(block.outputs())) for block in source.blocks()]
+    norms = [norm for each in given if len(each.uses()) == 1 for norm in norms_of(each)]
+    return norms if len(norms) == len(given) else []
 
 
 class _Rows:

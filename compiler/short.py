@@ -28,13 +28,13 @@ import torch
 
 from cpuc.compiler.branches import branch, copies, number, truth
 from cpuc.compiler.flash import KERNEL, is_plain, masks_of_keys, unexpanded_mask
+from cpuc.compiler.heads import cuts_of, joins_of
 from cpuc.compiler.quantization import operands, watch
 from cpuc.compiler.rewrites.matching import constant, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 _FEW = 64
 _SHORT = "ipex::bert_flash_mha"
-_VIEWS = ("aten::view", "aten::reshape")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def use_short(graph: Graph, found: Sequence[Heads | None]) -> None:
         if size not in few:
             with graph.insert_point_guard(node):
                 few[size] = truth(graph, "aten::lt", number(graph, "aten::numel", whole), _FEW * size[1])
-        before, after = [cut for i in range(3) for cut in _cuts(node, i)], _after(node)
+        before, after = [cut for i in range(3) for cut in cuts_of(node, i)], joins_of(node)
         short = functools.partial(_short, graph, whole, unexpanded_mask(node), heads)
         branch(graph, after[-1], few[size], short, functools.partial(copies, graph, [*before, node, *after]))
     torch._C._jit_pass_dce(graph)
@@ -110,30 +110,8 @@ def _short(graph: Graph, whole: Value, mask: Value | None, heads: Heads) -> Valu
 
 def _around(node: Node) -> list[Value]:
     """What query, key and value are views of, and what is made of the output; empty if there is something else between."""
-    cuts, after = [_cuts(node, i) for i in range(3)], _after(node)
+    cuts, after = [cuts_of(node, i) for i in range(3)], joins_of(node)
     return [*(views[-2].inputsAt(0) for views in cuts), after[-1].output()] if all(cuts) and after else []
-
-
-def _cuts(node: Node, position: int) -> list[Node]:
-    """What makes heads of query, key or value: a slice, if there is one, a view and a transposition."""
-    turn = node.inputsAt(position).node()
-    if not _turns(turn) or turn.inputsAt(0).node().kind() not in _VIEWS:
-        return []
-    view = turn.inputsAt(0).node()
-    part = view.inputsAt(0).node()
-    return [*([part] if part.kind() == "aten::slice" else []), view, turn]
-
-
-def _after(node: Node) -> list[Node]:
-    """What makes rows of the output: a transposition and a view, and copies where they are needed."""
-    nodes = [user for user in [_only_user(node.outputsAt(0))] if user and _turns(user) and not node.outputsAt(1).uses()]
-    views = 0
-    while nodes and (user := _only_user(nodes[-1].output())):
-        views += user.kind() in _VIEWS
-        if views > 1 or user.kind() not in (*_VIEWS, "aten::contiguous"):
-            break
-        nodes.append(user)
-    return nodes if views else []
 
 
 def _whole(node: Node, heads: Heads) -> Value | None:
@@ -141,18 +119,9 @@ def _whole(node: Node, heads: Heads) -> Value | None:
     width = heads.count * heads.size
     wholes = set()
     for i in range(3):
-        part = _cuts(node, i)[0]
+        part = cuts_of(node, i)[0]
         bounds = (-1, i * width, (i + 1) * width, 1)
         if part.kind() != "aten::slice" or not all(equals(part.inputsAt(j + 1), bound) for j, bound in enumerate(bounds)):
             return None
         wholes.add(part.inputsAt(0))
     return wholes.pop() if len({whole.unique() for whole in wholes}) == 1 else None
-
-
-def _turns(node: Node) -> bool:
-    return bool(node.kind() == "aten::transpose" and equals(node.inputsAt(1), 1) and equals(node.inputsAt(2), 2))
-
-
-def _only_user(value: Value) -> Node | None:
-    uses = list(value.uses())
-    return uses[0].user if len(uses) == 1 else None
