@@ -3,7 +3,7 @@
 It has imported what takes seconds to import, loaded no model and computed nothing; what it forks is as good as a process of
 its own, and there at once. Each request is a message on the Unix socket that is its standard input: arguments as a JSON list,
 and open files, for inputs (.npz), outputs (.npz), what is printed, and what the kind takes besides. The answer is the exit
-code. It ends when the socket is closed, or nothing is asked for a while.
+code. It ends when the socket is closed, or when nothing more is asked for a while.
 
 Arrays are named ``<batch>/<position>``. No file is written that a killed process could leave behind.
 """
@@ -81,27 +81,41 @@ def answer(run: Run, inputs: bytes) -> bytes:
 
 def serve(control: socket.socket, kind: Kind) -> None:
     """Fork a process for each request, one after the other."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as daemons have it, nobody could wait for a child
     for module in kind.modules:
         importlib.import_module(module)
-    while select.select([control], [], [], _IDLE)[0]:
+    patience = None  # a compile may take long until it asks
+    while select.select([control], [], [], patience)[0]:
         message, handles, *_ = socket.recv_fds(control, _LONGEST, _MOST)
         if not message:
             return
-        child = os.fork()
-        if not child:
-            control.detach()
-            _work(kind, json.loads(message), *handles)
-        for handle in handles:
-            os.close(handle)
-        ended = os.pidfd_open(child)
-        if ended not in select.select([ended, control.fileno()], [], [])[0]:
-            os.kill(child, signal.SIGKILL)  # nobody waits for it any more
-        os.close(ended)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        patience = _IDLE
+        code = _forked(control, kind, json.loads(message), handles)
         try:
             control.send(str(code).encode())
         except BrokenPipeError:
             return
+
+
+def _forked(control: socket.socket, kind: Kind, arguments: list[str], handles: list[int]) -> int:
+    """The exit code of a process that answers a request; it ends early if nobody waits for it any more."""
+    reading, writing = os.pipe()  # closed by the end of who writes to it, which is the child alone
+    child = os.fork()
+    if not child:
+        control.detach()
+        _work(kind, arguments, *handles)
+    try:
+        for handle in (writing, *handles):
+            os.close(handle)
+        if reading not in select.select([reading, control.fileno()], [], [])[0]:
+            os.kill(child, signal.SIGKILL)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(reading)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code
 
 
 def _work(kind: Kind, arguments: list[str], inputs: int, outputs: int, printed: int, *others: int) -> None:

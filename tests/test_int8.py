@@ -27,7 +27,7 @@ from cpuc.compiler.choice import agreement
 from cpuc.compiler.evaluation import Evaluation
 from cpuc.compiler.flash import KERNEL
 from cpuc.compiler.forms import Forms
-from cpuc.compiler.fusion import prepare
+from cpuc.compiler.fusion import FusedGraph, prepare
 from cpuc.compiler.precision import PRECISIONS, Limit
 from cpuc.compiler.quantization import Quantized, quantize
 from cpuc.compiler.quantization.layers import Network
@@ -347,6 +347,44 @@ def test_one_label_agrees_by_its_score() -> None:
     assert agreement(ones, others, words=False) < 5
 
 
+def in_int8(module: torch.nn.Module, rows: torch.Tensor) -> tuple[FusedGraph, torch.Tensor]:
+    """A module of one input whose layers are all in int8, and its output."""
+    frozen = torch.jit.freeze(torch.jit.trace(module, rows))
+    calibration = Calibration([{"rows": each[None].numpy()} for each in rows], "given", len(rows))
+    scheme = PRECISIONS["int8-fp32"].int8
+    assert scheme is not None
+
+    def quantized(graph: Any) -> Quantized:
+        return quantize(graph, module.named_parameters(), calibration, ["rows"], scheme, Limit(relative=1.0))
+
+    graph = prepare(frozen, ["rows"], {"rows": rows.numpy()}, quantized).build(Forms())
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        return graph, loaded(rows)
+
+
+@pytest.mark.parametrize("case", ["itself", "a number", "a product"])
+def test_smoothing_stays_where_a_norm_is_read_otherwise(case: str) -> None:
+    class Read(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.layer = torch.nn.LayerNorm(64), torch.nn.Linear(64, 64)
+            with torch.no_grad():
+                self.norm.weight[:3] *= 30
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            normed = self.norm(rows)
+            other = {"itself": normed + normed, "a number": normed + 0.5, "a product": normed * rows}[case]
+            return torch.sin(self.layer(normed)) + other
+
+    torch.manual_seed(0)
+    module, rows = Read().eval(), torch.randn(3, 9, 64)
+    graph, found = in_int8(module, rows)
+    assert graph.fused["onednn::qlinear_pointwise"] == 1
+    expected = module(rows)
+    assert (found - expected).square().mean() < 0.05**2 * expected.square().mean()
+
+
 def test_rows_of_images_that_lie_in_memory_channel_by_channel() -> None:
     class Turned(torch.nn.Module):
         def __init__(self) -> None:
@@ -358,16 +396,6 @@ def test_rows_of_images_that_lie_in_memory_channel_by_channel() -> None:
 
     torch.manual_seed(0)
     module, images = Turned().eval(), torch.randn(3, 5, 12, 7)
-    frozen = torch.jit.freeze(torch.jit.trace(module, images))
-    calibration = Calibration([{"images": each[None].numpy()} for each in images], "given", 3)
-    scheme = PRECISIONS["int8-fp32"].int8
-    assert scheme is not None
-
-    def in_int8(graph: Any) -> Quantized:
-        return quantize(graph, module.named_parameters(), calibration, ["images"], scheme, Limit(relative=1.0))
-
-    graph = prepare(frozen, ["images"], {"images": images.numpy()}, in_int8).build(Forms())
+    graph, found = in_int8(module, images)
     assert graph.fused == {"onednn::qlinear_pointwise": 1}
-    loaded = torch.jit.load(io.BytesIO(graph.saved()))
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
-        assert (loaded(images) - module(images)).abs().max() < 0.1
+    assert (found - module(images)).abs().max() < 0.1

@@ -21,7 +21,7 @@ def children(pid: int) -> list[int]:
     """The processes that `pid` has started, whichever of its threads did."""
     try:
         return [int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 
@@ -29,8 +29,16 @@ def state(pid: int) -> str:
     """The letter that ``ps`` shows; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def ended(*pids: int) -> None:
+    """Wait until none of these processes is there any more."""
+    until = time.monotonic() + 60
+    while running := [pid for pid in pids if state(pid) not in ("Z", "X", "")]:
+        assert time.monotonic() < until, running
+        time.sleep(0.01)
 
 
 def forking(kind: str) -> list[int]:
@@ -60,6 +68,7 @@ def test_one_that_was_killed_is_started_again(kind: str, end: int, tiny: Path, t
     assert (tmp_path / "after.pt").read_bytes() == tiny.read_bytes()
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(("kind", "error"), [("artifact", ParityError), ("original", ModelError)])
 def test_a_killed_run_is_an_error_and_nothing_is_written(
     kind: str, error: type[Exception], tiny_model: Path, tmp_path: Path
@@ -87,6 +96,38 @@ def test_a_killed_run_is_an_error_and_nothing_is_written(
     assert forking(kind) == [source]
 
 
+@pytest.mark.usefixtures("tiny")
+def test_one_that_is_killed_at_work_takes_its_work_along(tiny_model: Path, tmp_path: Path) -> None:
+    cpuc.compile(str(tiny_model), tmp_path / "before.pt")
+    (source,) = forking("original")
+    at_work: list[int] = []
+
+    def kill() -> None:
+        while not at_work:
+            at_work.extend(children(source))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            while str(Path(f"/proc/{at_work[0]}/fd/0").readlink()).startswith("socket:"):
+                pass  # it has not begun
+            os.kill(at_work[0], signal.SIGSTOP)
+        os.kill(source, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ModelError, match="ended with code -9"):
+        cpuc.compile(str(tiny_model), tmp_path / "after.pt")
+    killer.join()
+    ended(source, *at_work)
+
+
+@pytest.mark.parametrize("before", ["import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "import os; os.close(2)"])
+def test_a_process_that_ignores_children_or_has_no_standard_error(before: str, tiny_model: Path, tmp_path: Path) -> None:
+    script = f"{before}\nimport cpuc\nfor i in range(2):\n    cpuc.compile({str(tiny_model)!r}, str(i), force=True)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny")
 def test_ctrl_c_ends_both(tiny_model: Path, tmp_path: Path) -> None:
     cpuc.compile(str(tiny_model), tmp_path / "before.pt")
     (source,) = forking("original")
@@ -96,7 +137,8 @@ def test_ctrl_c_ends_both(tiny_model: Path, tmp_path: Path) -> None:
         while not (running := children(source)):
             if done.is_set():
                 return
-        os.kill(running[0], signal.SIGSTOP)  # it has not ended when this process is told to
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(running[0], signal.SIGSTOP)  # it has not ended when this process is told to
         signal.pthread_kill(main, signal.SIGINT)
 
     # A shell that runs the tests in the background has its children ignore Ctrl-C.
@@ -121,12 +163,10 @@ def test_they_end_with_a_compile_that_is_killed(tiny_model: Path, tmp_path: Path
         while not (run := [pid for source in children(process.pid) for pid in children(source)]):
             assert process.poll() is None
         (source,) = children(process.pid)
-        os.kill(run[0], signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run[0], signal.SIGSTOP)
         process.kill()
-    until = time.monotonic() + 60
-    while running := [pid for pid in (source, *run) if state(pid) not in ("Z", "X", "")]:
-        assert time.monotonic() < until, running
-        time.sleep(0.01)
+    ended(source, *run)
 
 
 def test_two_threads_at_once(tiny: Path, tiny_model: Path, tmp_path: Path) -> None:

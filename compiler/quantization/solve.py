@@ -14,8 +14,8 @@ from cpuc.compiler.quantization.rounding import LEVELS, Weight, compensation, ro
 # SmoothQuant's migration strengths (Xiao et al., 2023, section 4), and parts of the observed range that are kept.
 _STRENGTHS = (0.4, 0.55, 0.7, 0.85)
 _RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-# Smoothing has to leave no more than this part of the loss: it takes a pass over the activation, and three if that could have
-# come in int8 from the layer before.
+# Smoothing has to leave no more than this part of the loss: it may take a pass over the activation, see `smoothing`, and three
+# if that could have come in int8 from the layer before.
 _WORTHWHILE, _WELL_WORTHWHILE = 0.8, 0.4
 
 
@@ -25,7 +25,8 @@ class Solution:
 
     Attributes:
         weights: of its layers; smoothing is in them.
-        biases: of its layers, float32 [out]: the original ones, and what makes up for the mean error.
+        biases: of its layers, float32 [out]: the original ones, and what makes up for the mean error. They and the scales of
+            weights may have taken the smoothing of a later group.
         scale, zero_point: of the activation, which is uint8; None if they are found while running, for each row.
         smoothing: [in], what the activation is multiplied with first; None for ones.
     """
