@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpuc.runtime.errors import ModelError
+from cpuc.runtime.errors import CpucError, ModelError
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -44,6 +44,8 @@ def explained() -> Iterator[None]:
     """Around a run of the original model, which may stumble over anything: that becomes a ModelError."""
     try:
         yield
+    except CpucError:  # it has not run
+        raise
     except Exception as error:
         raise ModelError(f"the original model does not run: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
 

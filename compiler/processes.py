@@ -148,7 +148,10 @@ def _failure(code: int, printed: bytes) -> ChildProcessError:
 
 
 def _impossible(error: OSError) -> CpucError:
-    return CpucError(f"no process to verify in can be started: {error.strerror or error}")
+    return CpucError(
+        f"no process to verify in can be started: {error.strerror or error}: "
+        "it needs room in the temporary folder (TMPDIR), and to be allowed as one more process"
+    )
 
 
 def _content(file: IO[Any]) -> bytes:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -167,6 +168,14 @@ def test_they_end_with_a_compile_that_is_killed(tiny_model: Path, tmp_path: Path
             os.kill(run[0], signal.SIGSTOP)
         process.kill()
     ended(source, *run)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_without_a_temporary_folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(cpuc.CpucError, match=r"^no process to verify in can be started: .*TMPDIR"):
+        cpuc.compile(str(tiny_model), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_threads_at_once(tiny: Path, tiny_model: Path, tmp_path: Path) -> None:
