@@ -103,10 +103,10 @@ class _Server:
 
     def __init__(self, kind: str) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, theirs:
+        with ours, theirs, contextlib.ExitStack() as undo:
+            self._printed: IO[bytes] = undo.enter_context(tempfile.TemporaryFile())
             # Not in the place of a standard stream that is closed, which libraries write to.
-            self._control = socket.socket(fileno=fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 3))
-            self._printed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+            self._control = undo.enter_context(socket.socket(fileno=fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 3)))
             # In a session of its own, Ctrl-C reaches it through this process only.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "cpuc.compiler.fresh", kind],
@@ -115,6 +115,7 @@ class _Server:
                 stderr=self._printed,
                 start_new_session=True,
             )
+            undo.pop_all()
 
     def ask(self, message: str, handles: Sequence[int]) -> int | None:
         """The exit code of the process that it forks; None if it has ended before that."""
