@@ -201,9 +201,9 @@ def test_sums_are_exact_on_every_cpu(outputs: int, inputs: int, seed: int, heavy
         for x in (torch.full((3, inputs), 255), torch.randint(0, 256, (3, inputs), generator=random)):
             scales, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
             found = torch.ops.onednn.qlinear_pointwise(
-                x.to(torch.uint8), 1.0, 128, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "none"
+                x.to(torch.uint8), 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "none"
             )
-            assert torch.equal(found.long(), (x - 128) @ rounded.values.long().t())
+            assert torch.equal(found.long(), x @ rounded.values.long().t())
 
 
 @pytest.mark.parametrize("distribution", [torch.randn, torch.rand])
@@ -310,11 +310,11 @@ def test_one_label_agrees_by_its_score() -> None:
     assert agreement(ones, others, words=False) < 5
 
 
-def in_int8(module: torch.nn.Module, rows: torch.Tensor) -> tuple[FusedGraph, torch.Tensor]:
+def in_int8(module: torch.nn.Module, rows: torch.Tensor, precision: str = "int8-fp32") -> tuple[FusedGraph, torch.Tensor]:
     """A module of one input whose layers are all in int8, and its output."""
     frozen = torch.jit.freeze(torch.jit.trace(module, rows))
     calibration = Calibration([{"rows": each[None].numpy()} for each in rows], "given", len(rows))
-    scheme = PRECISIONS["int8-fp32"].int8
+    scheme = PRECISIONS[precision].int8
     assert scheme is not None
 
     def quantized(graph: Any) -> Quantized:
@@ -324,6 +324,24 @@ def in_int8(module: torch.nn.Module, rows: torch.Tensor) -> tuple[FusedGraph, to
     loaded = torch.jit.load(io.BytesIO(graph.saved()))
     with torch.inference_mode(), torch.jit.optimized_execution(False):
         return graph, loaded(rows)
+
+
+@pytest.mark.parametrize("precision", ["int8-fp32", "int8-dynamic"])
+def test_layers_read_plain_integers(precision: str) -> None:
+    """Scale and zero point of what a layer reads are in its own scales and biases, where they take no time."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(48, 64), torch.nn.GELU(), torch.nn.Linear(64, 32, bias=False)).eval()
+    with torch.no_grad():
+        module[2].weight += 0.1  # sums that the zero point does not cancel
+    rows = torch.randn(20, 3, 48) + 0.7
+    graph, found = in_int8(module, rows, precision)
+    assert graph.fused == {"onednn::qlinear_pointwise": 2}
+    loaded = torch.jit.load(io.BytesIO(graph.saved())).inlined_graph  # which keeps its nodes alive
+    layers = loaded.findAllNodes("onednn::qlinear_pointwise")
+    assert [(layer.inputsAt(1).toIValue(), layer.inputsAt(2).toIValue()) for layer in layers] == [(1.0, 0)] * 2
+    with torch.no_grad():
+        expected = module(rows)
+    assert (found - expected).square().mean().sqrt() < 0.01 * expected.square().mean().sqrt()
 
 
 def test_rows_of_images_that_lie_in_memory_channel_by_channel() -> None:

@@ -162,12 +162,12 @@ class _Lowering:
         packed = self._make("aten::__getitem__", self.packed, len(self.weights))
         packed.setType(torch._C.TensorType.get())
         self.weights.append(torch.cat([weight.values for weight in weights]))
-        scales = torch.cat([weight.scales for weight in weights])
         biases = torch.cat([solution.biases[layer] for layer in layers]) if solution.biases else None
+        scales, biases = _fold(self.weights[-1], torch.cat([weight.scales for weight in weights]), biases, solution)
         none = self._make("prim::ListConstruct")
         none.setType(torch._C.ListType(torch._C.OptionalType(torch._C.NumberType.get())))
         zero_points = torch.zeros(len(scales), dtype=torch.int64)
-        quantized = (x, solution.scale, solution.zero_point, packed, scales, zero_points, biases)
+        quantized = (x, 1.0, 0, packed, scales, zero_points, biases)
         name, algorithm = activation
         return self._make("onednn::qlinear_pointwise", *quantized, *output, name, none, algorithm)
 
@@ -184,6 +184,22 @@ def _activation(node: Node) -> tuple[Node, tuple[str, str]]:
         name = last.kind().removeprefix("aten::")
         return last, (name, last.inputsAt(1).toIValue() if name == "gelu" else "none")
     return node, ("none", "none")
+
+
+def _fold(
+    values: torch.Tensor, scales: torch.Tensor, biases: torch.Tensor | None, solution: Solution
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scales, float32 [out], and biases, [1, out], with which a layer takes its input as plain integers.
+
+    s · w · (x - z) + b = s · w · x + (b - s · w · z): with neither scale nor zero point of its input the operator has less to
+    set up, and nothing to make up for in each call (EPYC, Zen 4: 1.03 to 1.12 times as fast at 16 rows, 0.99 to 1.09 at 128,
+    1.01 to 1.05 at 384).
+    """
+    assert solution.scale is not None, "scales of rows are applied after the layer"
+    scales = scales * solution.scale
+    shift = values.sum(1).double() * scales.double() * solution.zero_point
+    biases = ((0.0 if biases is None else biases.double()) - shift).float()
+    return scales, biases[None]  # as oneDNN has it: the operator would reshape it in each call
 
 
 def _floating(narrow: Node | None) -> tuple[float, int, int]:
