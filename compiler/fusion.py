@@ -23,6 +23,7 @@ from cpuc.compiler.packed import use_packed
 from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Quantized, calling, lower, package
+from cpuc.compiler.residual import find_sums
 from cpuc.compiler.short import find_short, use_short
 from cpuc.compiler.smoothing import absorb
 from cpuc.compiler.xsmm import alternatives, dtypes_of_layers, use_xsmm
@@ -181,7 +182,9 @@ class Fusible:
         """The fused graph in these forms, as a function of its own."""
         graph, quantized = self._graph.copy(), self._quantized
         use_xsmm(graph, self._tensors, forms.layers)
-        choose_norms(graph, adding=norm_adds(), residual=forms.residual == "norm", by_rows=not self._alike)
+        # Layers in int8 with scales known beforehand add as they write: see `residual`.
+        adding = norm_adds() and (quantized is None or self._alike)
+        choose_norms(graph, adding=adding, residual=forms.residual == "norm", by_rows=not self._alike)
         join(graph)
         if quantized:
             quantized = absorb(graph, quantized, self._tensors)
@@ -192,7 +195,8 @@ class Fusible:
         if forms.layers == "mkl":
             use_packed(graph, self._expected)
         short = [] if self._alike else find_short(graph, self._tensors)
-        weights = lower(graph, quantized, self._tensors) if quantized else []
+        sums = {} if self._alike or not quantized else find_sums(graph, self._tensors)
+        weights = lower(graph, quantized, self._tensors, sums) if quantized else []
         if short:
             use_short(graph, short)
         packing = use_both(graph) if forms.layers == "by-rows" else None

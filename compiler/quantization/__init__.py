@@ -8,6 +8,7 @@ floating point.
     solve        scales, clipping and smoothing (SmoothQuant) that lose least, layer by layer
     select       which layers stay in floating point, so that the outputs' error holds the budget
     (smoothing   factors that can go into weights before, outside of this package)
+    (residual    sums that layers can do, too)
     lower        the graph's placeholders become oneDNN's int8 operators
     package      weights are packed by oneDNN when the artifact is loaded
 """

@@ -10,7 +10,7 @@ VNNI where they are, with 16-bit products where they are not.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,18 +29,19 @@ _FLOAT32, _BFLOAT16, _UINT8, _QUINT8 = 6, 15, 0, 13  # dtypes as graphs write th
 _MIDDLE = 128
 
 
-def lower(graph: Graph, quantized: Quantized, batch: Tensors) -> list[torch.Tensor]:
+def lower(graph: Graph, quantized: Quantized, batch: Tensors, sums: Mapping[int, Node]) -> list[torch.Tensor]:
     """After fusion: replace every placeholder of `graph` in place.
 
     Args:
         graph: fused.
         quantized: how.
         batch: inputs to run it with once, which shows how inputs of layers lie in memory.
+        sums: what `find_sums` found, for the layers to do.
 
     The graph gets one more input, a list of packed weights. Returns these weights, int8 [out, in], in the list's order.
     """
     inputs = operands(graph, PLACEHOLDER, (0,), batch)
-    lowering = _Lowering(graph, quantized)
+    lowering = _Lowering(graph, quantized, sums)
     for node, (x,) in zip(graph.findAllNodes(PLACEHOLDER), inputs, strict=True):
         # Rounding keeps the order in memory that images may have (torch.channels_last), in which there are no rows.
         if x is not None and x.dim() > 3 and not x.is_contiguous():
@@ -54,9 +55,10 @@ def lower(graph: Graph, quantized: Quantized, batch: Tensors) -> list[torch.Tens
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, quantized: Quantized) -> None:
+    def __init__(self, graph: Graph, quantized: Quantized, sums: Mapping[int, Node]) -> None:
         self.graph = graph
         self.quantized = quantized
+        self.sums = sums
         self.weights: list[torch.Tensor] = []
         self.packed = graph.addInput("packed")
         self.packed.setType(torch._C.ListType.ofTensors())
@@ -104,12 +106,15 @@ class _Lowering:
         """The layer and what follows it, as far as the operator does that too."""
         last, activation = _activation(node)
         follower, narrow = self._only_reader(last.output())
+        total = self.sums.get(node.output().unique())
         if follower is not None:
             y = self._linear([layer], x, solution, (follower.scale, follower.zero_point, _UINT8), activation)
             self.inputs[follower] = (y, None)
+        elif total is not None:
+            y = self._linear([layer], x, solution, _floating(None), activation, addend(total, node.output()))
         else:
             y = self._linear([layer], x, solution, _floating(narrow), activation)
-        _replace(y, node, last, narrow)
+        _replace(y, node, last, narrow, total)
 
     def _together(self, nodes: Sequence[Node], x: Value, solution: Solution) -> None:
         """Layers of the same input as one operator, whose result is cut: each call of it costs some 25 us beside the work."""
@@ -156,8 +161,12 @@ class _Lowering:
         solution: Solution,
         output: tuple[float | None, int, int],
         activation: tuple[str, str],
+        other: Value | None = None,
     ) -> Value:
-        """The operator, for `layers` side by side; `output` is scale, zero point and dtype of what it gives."""
+        """The operator, for `layers` side by side; `output` is scale, zero point and dtype of what it gives.
+
+        With another tensor, the sum of both is what that is afterwards.
+        """
         weights = [solution.weights[layer] for layer in layers]
         packed = self._make("aten::__getitem__", self.packed, len(self.weights))
         packed.setType(torch._C.TensorType.get())
@@ -167,13 +176,19 @@ class _Lowering:
         none = self._make("prim::ListConstruct")
         none.setType(torch._C.ListType(torch._C.OptionalType(torch._C.NumberType.get())))
         zero_points = torch.zeros(len(scales), dtype=torch.int64)
-        quantized = (x, 1.0, 0, packed, scales, zero_points, biases)
+        quantized = (x, 1.0, 0, packed, scales, zero_points)
         name, algorithm = activation
-        return self._make("onednn::qlinear_pointwise", *quantized, *output, name, none, algorithm)
+        given = (biases, *output) if other is None else (other, biases, *output, 1.0, 0, "sum", 1.0)
+        return self._make("onednn::qlinear_pointwise", *quantized, *given, name, none, algorithm)
 
     def _make(self, kind: str, *inputs: Any) -> Value:
         """Insert an operator; inputs that are no values of the graph become constants."""
         return insert(self.graph, kind, *inputs)
+
+
+def addend(total: Node, value: Value) -> Value:
+    """What a sum adds to `value`."""
+    return total.inputsAt(1 if total.inputsAt(0).unique() == value.unique() else 0)
 
 
 def _activation(node: Node) -> tuple[Node, tuple[str, str]]:
