@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from hub import Hub
+from programs import run_forked, same_environment
 from sources import NAME, TINY, Publish, User, new_user, write
 
 import cpuc
@@ -116,9 +117,14 @@ def model(fp32: Path) -> cpuc.Model:
 
 @pytest.fixture(scope="session")
 def cli() -> Run:
-    """Runs the installed program as a user does, in a process of its own; returns what it printed."""
+    """Runs the installed program as a user does, in a process of its own; returns what it printed.
+
+    It is a fork of one that has imported torch, unless it is to have an environment of its own.
+    """
 
     def run(*arguments: object, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        if not environment and same_environment():
+            return run_forked([*map(str, arguments)], stdin)
         return subprocess.run(
             [Path(sys.executable).with_name("cpuc"), *map(str, arguments)],
             input=stdin,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,26 +186,43 @@ def test_threads_give_back_what_they_freed(fp32: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bert_base(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
-    """A folder with a random model of BERT-base's real size."""
-    folder = tmp_path_factory.mktemp("bert-base")
-    torch.manual_seed(0)
-    model = transformers.AutoModelForQuestionAnswering.from_config(transformers.BertConfig())
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((minilm / name).read_bytes())
-    return folder
+def bert_base(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Callable[[int], Path]:
+    """Makes a folder with a random model of BERT-base's real size, but for the number of its layers."""
+
+    @functools.cache
+    def make(layers: int) -> Path:
+        folder = tmp_path_factory.mktemp("bert-base")
+        torch.manual_seed(0)
+        config = transformers.BertConfig(num_hidden_layers=layers)
+        transformers.AutoModelForQuestionAnswering.from_config(config).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_bytes((minilm / name).read_bytes())
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def bert_base_fp32(bert_base: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("bert-base") / "model.pt"
+    cpuc.compile(str(bert_base(12)), bundle)
+    return bundle
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_path: Path, precision: str) -> None:
+def test_bert_base_is_at_full_speed_from_its_first_call(
+    bert_base: Callable[[int], Path], bert_base_fp32: Path, tmp_path: Path, precision: str
+) -> None:
     precision = here(precision)
-    bundle = tmp_path / "model.pt"
-    cpuc.compile(str(bert_base), bundle, precision=precision)
+    # In int8, more layers take minutes to compile and are like the first ones.
+    source, bundle = bert_base(4 if precision.startswith("int8") else 12), bert_base_fp32
+    if precision != "fp32":
+        bundle = tmp_path / "model.pt"
+        cpuc.compile(str(source), bundle, precision=precision)
     weights = bundle.stat().st_size
-    original = (bert_base / "model.safetensors").stat().st_size
-    assert weights <= {"fp32": 1.01, "bf16": 0.51}.get(precision, 0.35) * original
+    original = (source / "model.safetensors").stat().st_size
+    assert weights <= {"fp32": 1.01, "bf16": 0.51}.get(precision, 0.4) * original
     for length in (384, 128):
         ratios = []
         # The machine may be busy with something else in one run; what is compiled or allocated late is so in each.
@@ -220,9 +239,7 @@ def test_bert_base_is_at_full_speed_from_its_first_call(bert_base: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_fp32_is_not_slower_than_eager(bert_base: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "model.pt"
-    cpuc.compile(str(bert_base), bundle, verify=False)
+def test_fp32_is_not_slower_than_eager(bert_base: Callable[[int], Path], bert_base_fp32: Path) -> None:
     script = """
 import statistics, sys, time
 import numpy as np, torch, transformers
@@ -243,7 +260,7 @@ with torch.inference_mode():
     pairs = [(seconds(lambda t: eager(**t), tensors), seconds(model.raw, arrays)) for _ in range(23)]
 print(statistics.median(a / b for a, b in pairs[2:]))
 """
-    command = [sys.executable, "-c", script, str(bundle), str(bert_base)]
+    command = [sys.executable, "-c", script, str(bert_base_fp32), str(bert_base(12))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) > 1.0
 
