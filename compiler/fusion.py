@@ -182,9 +182,8 @@ class Fusible:
         """The fused graph in these forms, as a function of its own."""
         graph, quantized = self._graph.copy(), self._quantized
         use_xsmm(graph, self._tensors, forms.layers)
-        # Layers in int8 with scales known beforehand add as they write: see `residual`.
-        adding = norm_adds() and (quantized is None or self._alike)
-        choose_norms(graph, adding=adding, residual=forms.residual == "norm", by_rows=not self._alike)
+        residual, static = forms.residual == "norm", quantized is not None and not self._alike
+        choose_norms(graph, adding=norm_adds(), summed=static, residual=residual, by_rows=not self._alike)
         join(graph)
         if quantized:
             quantized = absorb(graph, quantized, self._tensors)
@@ -195,7 +194,7 @@ class Fusible:
         if forms.layers == "mkl":
             use_packed(graph, self._expected)
         short = [] if self._alike else find_short(graph, self._tensors)
-        sums = {} if self._alike or not quantized else find_sums(graph, self._tensors)
+        sums = find_sums(graph, self._tensors) if static else {}
         weights = lower(graph, quantized, self._tensors, sums) if quantized else []
         if short:
             use_short(graph, short)

@@ -31,6 +31,7 @@ from collections.abc import Callable
 import torch
 
 from cpuc.compiler.branches import branch, copies, number, truth
+from cpuc.compiler.quantization.layers import PLACEHOLDER
 from cpuc.compiler.rewrites.matching import Writes, constant, constant_tensor, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 from cpuc.compiler.xsmm import ADD, BIAS
@@ -42,7 +43,7 @@ PARAMETERS = {_NORM: 2, _ADDING_NORM: 4, _NATIVE_NORM: 2}
 _MANY_TO_ADD, _MANY = 128, 256
 
 
-def choose_norms(graph: Graph, *, adding: bool, residual: bool, by_rows: bool) -> None:
+def choose_norms(graph: Graph, *, adding: bool, summed: bool, residual: bool, by_rows: bool) -> None:
     """Give each layer norm the kernel that is fastest for the rows of a call, in place.
 
     layer_norm(x, …)         →   if rows ≥ 256:  as it was
@@ -54,13 +55,15 @@ def choose_norms(graph: Graph, *, adding: bool, residual: bool, by_rows: bool) -
 
     Args:
         adding: whether IPEX's norm that adds has a use on this CPU; if not, the sum is taken out of it first.
+        summed: so it is where one addend is a layer's in int8, which can add by itself (see `residual`).
         residual: let it also add what the linear layer before it adds.
         by_rows: whether the number of rows may decide; if not, torch's norm stays in the place of oneDNN's, whatever it is.
     """
     _widen(graph)
-    if not adding:
-        _take_sums_out(graph)
-    elif by_rows:
+    for norm in graph.findAllNodes(_ADDING_NORM):
+        if not adding or (summed and PLACEHOLDER in (norm.inputsAt(0).node().kind(), norm.inputsAt(1).node().kind())):
+            _replace(graph, norm, functools.partial(_sum_and_norm, graph, norm))
+    if adding and by_rows:
         _split_adding_norms(graph)
     if residual:
         _add_in_norm(graph)
@@ -76,11 +79,6 @@ def _widen(graph: Graph) -> None:
                 for i, parameter in enumerate(parameters):
                     if parameter is not None and parameter.dtype == torch.bfloat16:
                         norm.replaceInput(first + i, graph.insertConstant(parameter.float()))
-
-
-def _take_sums_out(graph: Graph) -> None:
-    for norm in graph.findAllNodes(_ADDING_NORM):
-        _replace(graph, norm, functools.partial(_sum_and_norm, graph, norm))
 
 
 def _add_in_norm(graph: Graph) -> None:

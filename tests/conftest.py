@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from hub import Hub
-from programs import run_forked, same_environment
+from programs import environment, run_forked
 from sources import NAME, TINY, Publish, User, new_user, write
 
 import cpuc
@@ -119,18 +119,20 @@ def model(fp32: Path) -> cpuc.Model:
 def cli() -> Run:
     """Runs the installed program as a user does, in a process of its own; returns what it printed.
 
-    It is a fork of one that has imported torch, unless it is to have an environment of its own.
+    It is a fork of one that has imported torch, unless it is to have an environment of its own: modules read some of it once
+    and for all.
     """
+    before = environment()
 
-    def run(*arguments: object, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        if not environment and same_environment():
+    def run(*arguments: object, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+        if not changes and environment() == before:
             return run_forked([*map(str, arguments)], stdin)
         return subprocess.run(
             [Path(sys.executable).with_name("cpuc"), *map(str, arguments)],
             input=stdin,
             capture_output=True,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **changes},
             check=False,
         )
 

@@ -32,8 +32,12 @@ class Residual(torch.nn.Module):
                 return torch.cat([torch.sin(n + self.first(n)), n])
             case "seen in part":
                 return torch.sin(n + self.first(n)) * first
+            case "seen in part before and after":
+                return torch.sin(n + self.first(n * first)) * first
             case "broadcast":
                 return torch.sin(self.norm(rows[:, :1]) + self.first(rows))
+            case "one row for all":
+                return torch.sin(self.norm(rows[:1]) + self.first(rows))
             case "made later":
                 y = self.first(rows)
                 return torch.sin(self.norm(rows * 2) + y)
@@ -43,6 +47,8 @@ class Residual(torch.nn.Module):
                 return torch.sin(torch.add(rows.transpose(0, 1).contiguous().transpose(0, 1), 1) + self.first(rows))
             case "normalised later":
                 return torch.sin(n + self.first(n)) * self.norm(n)
+            case "normalised before, for something else":
+                return self.norm(n) * torch.sin(n + self.first(n))
         raise AssertionError(self.case)
 
 
@@ -54,11 +60,14 @@ class Residual(torch.nn.Module):
         ("given", 0),
         ("given again", 0),
         ("seen in part", 0),
+        ("seen in part before and after", 0),
         ("broadcast", 0),
+        ("one row for all", 0),
         ("made later", 0),
         ("scaled", 0),
         ("in another order in memory", 0),
         ("normalised later", 0),
+        ("normalised before, for something else", 0),
     ],
 )
 def test_layers_add_where_nobody_reads_what_was_there(case: str, sums: int, monkeypatch: pytest.MonkeyPatch) -> None:

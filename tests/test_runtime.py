@@ -212,13 +212,14 @@ def bert_base_fp32(bert_base: Callable[[int], Path], tmp_path_factory: pytest.Te
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_bert_base_is_at_full_speed_from_its_first_call(
-    bert_base: Callable[[int], Path], bert_base_fp32: Path, tmp_path: Path, precision: str
+    bert_base: Callable[[int], Path], request: pytest.FixtureRequest, tmp_path: Path, precision: str
 ) -> None:
     precision = here(precision)
     # In int8, more layers take minutes to compile and are like the first ones.
-    source, bundle = bert_base(4 if precision.startswith("int8") else 12), bert_base_fp32
-    if precision != "fp32":
-        bundle = tmp_path / "model.pt"
+    source, bundle = bert_base(4 if precision.startswith("int8") else 12), tmp_path / "model.pt"
+    if precision == "fp32":
+        bundle = request.getfixturevalue("bert_base_fp32")
+    else:
         cpuc.compile(str(source), bundle, precision=precision)
     weights = bundle.stat().st_size
     original = (source / "model.safetensors").stat().st_size

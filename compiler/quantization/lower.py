@@ -111,7 +111,10 @@ class _Lowering:
             y = self._linear([layer], x, solution, (follower.scale, follower.zero_point, _UINT8), activation)
             self.inputs[follower] = (y, None)
         elif total is not None:
-            y = self._linear([layer], x, solution, _floating(None), activation, addend(total, node.output()))
+            other = addend(total, node.output())
+            if other.node().kind() == "aten::add":  # which may lie in memory otherwise with other sizes
+                other = self._make("aten::contiguous", other, 0)  # torch.contiguous_format
+            y = self._linear([layer], x, solution, _floating(None), activation, other)
         else:
             y = self._linear([layer], x, solution, _floating(narrow), activation)
         _replace(y, node, last, narrow, total)
