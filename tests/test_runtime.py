@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from conftest import LINEAR, ROOT, here
+from safetensors.torch import load_file
 
 import cpuc
 from cpuc.compiler.forms import defaults
@@ -223,7 +224,12 @@ def test_bert_base_is_at_full_speed_from_its_first_call(
         cpuc.compile(str(source), bundle, precision=precision)
     weights = bundle.stat().st_size
     original = (source / "model.safetensors").stat().st_size
-    assert weights <= {"fp32": 1.01, "bf16": 0.51}.get(precision, 0.4) * original
+    if precision.startswith("int8"):  # embeddings are in bfloat16; of 12 layers the whole is less than 0.33
+        tensors = load_file(source / "model.safetensors")
+        embedded = sum(each.nbytes for name, each in tensors.items() if "embeddings.weight" in name)
+        assert weights <= 0.51 * embedded + 0.27 * (original - embedded)
+    else:
+        assert weights <= {"fp32": 1.01, "bf16": 0.51}[precision] * original
     for length in (384, 128):
         ratios = []
         # The machine may be busy with something else in one run; what is compiled or allocated late is so in each.
