@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cpuc.compiler.benchmarking.machine import is_intel
+from cpuc.compiler.benchmarking.machine import has_vnni, is_intel
 from cpuc.runtime.engine import cpu_offers
 
 
@@ -20,11 +20,13 @@ class Forms:
     Attributes:
         layers: whose kernels compute linear layers: "libxsmm", "libxsmm-N" with weights in blocks of N outputs where that is
             not the usual number, "onednn", "by-rows" for either of them, see `by_rows`, or "mkl", see `packed`.
+        int8: whose kernels compute layers in int8, "onednn" or "fbgemm".
         residual: what adds the residual connection: the layer "norm" that follows, or the linear "layer" before it.
         attention: in float32, one kernel ("flash"), or "products" of whole matrices where `products` finds them faster.
     """
 
     layers: str = "libxsmm"
+    int8: str = "onednn"
     residual: str = "layer"
     attention: str = "flash"
 
@@ -44,6 +46,7 @@ def defaults(dtype: torch.dtype, *, by_rows: bool = False) -> Forms:
     residual = norm_adds() and dtype == torch.float32
     return Forms(
         layers="by-rows" if by_rows and torch.cpu._is_amx_tile_supported() else "libxsmm",
+        int8=int8_kernels(),
         residual="norm" if residual else "layer",
         attention="products" if products else "flash",
     )
@@ -55,3 +58,8 @@ def norm_adds() -> bool:
     On a Xeon it is not, see `norms`: without it MiniLM is 1.00 to 1.03 times as fast in float32.
     """
     return cpu_offers("AVX512") and not is_intel()
+
+
+def int8_kernels() -> str:
+    """Whose kernels compute layers in int8 on this CPU, see `Forms` and `fbgemm`."""
+    return "onednn" if cpu_offers("AVX512") or has_vnni() else "fbgemm"

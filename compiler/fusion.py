@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from cpuc.compiler import rewrites
-from cpuc.compiler.by_rows import use_both
+from cpuc.compiler.by_rows import Packing, use_both
 from cpuc.compiler.capture import Inputs, to_tensors
 from cpuc.compiler.flash import KERNEL, use_flash
-from cpuc.compiler.forms import Forms, defaults, norm_adds
+from cpuc.compiler.forms import Forms, defaults, int8_kernels, norm_adds
 from cpuc.compiler.neighbours import join
 from cpuc.compiler.norms import choose_norms
 from cpuc.compiler.packed import use_packed
 from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
-from cpuc.compiler.quantization import Quantized, calling, lower, package
+from cpuc.compiler.quantization import Fbgemm, Lowering, Quantized, calling, lower
 from cpuc.compiler.residual import find_sums
 from cpuc.compiler.short import find_short, use_short
 from cpuc.compiler.smoothing import absorb
@@ -32,7 +32,7 @@ from cpuc.runtime.libraries import load_ipex
 from cpuc.runtime.manifest import Quantization
 
 # torch's own attention is one kernel on a CPU (FlashAttention with a mask), whatever follows it in the graph.
-_FUSED = ("ipex::", "ipex_prepack::", "onednn::", "torch_ipex::", "aten::scaled_dot_product_attention")
+_FUSED = ("ipex::", "ipex_prepack::", "onednn::", "quantized::", "torch_ipex::", "aten::scaled_dot_product_attention")
 # Work that a fused operator should have taken over; what is left of it is listed in the manifest.
 HEAVY = (
     "aten::_convolution",
@@ -157,7 +157,8 @@ class Fusible:
         # Scales found while running would make more of it that a row is rounded otherwise alone than in a batch.
         self._alike = quantized is not None and quantized.summary.scheme == "dynamic"
         dtype = torch.float32 if torch.float32 in self._dtypes else torch.bfloat16
-        self.defaults = Forms() if self._alike else defaults(dtype, by_rows=torch.bfloat16 in self._dtypes and not quantized)
+        by_rows = torch.bfloat16 in self._dtypes and not quantized
+        self.defaults = Forms(int8=int8_kernels()) if self._alike else defaults(dtype, by_rows=by_rows)
 
     def expect(self, batch: Inputs) -> None:
         """Let it be an alternative to pack layers for the size of `batch`."""
@@ -174,6 +175,7 @@ class Fusible:
                 *alternatives(self._graph),
                 *(["mkl"] if packs else []),
             ],
+            "int8": ["onednn"] if self._quantized is not None and self.defaults.int8 == "fbgemm" else [],
             "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
             "attention": ["flash" if self.defaults.attention == "products" else "products"] if kinds[KERNEL] else [],
         }
@@ -195,19 +197,19 @@ class Fusible:
             use_packed(graph, self._expected)
         short = [] if self._alike else find_short(graph, self._tensors)
         sums = find_sums(graph, self._tensors) if static else {}
-        weights = lower(graph, quantized, self._tensors, sums) if quantized else []
+        kernels = Fbgemm if forms.int8 == "fbgemm" else None
+        packing: Lowering | Packing | None = lower(graph, quantized, self._tensors, sums, kernels) if quantized else None
         if short:
             use_short(graph, short)
-        packing = use_both(graph) if forms.layers == "by-rows" else None
+        if forms.layers == "by-rows":
+            packing = use_both(graph)
         for value, name in zip(graph.inputs(), self._names, strict=False):
             value.setDebugName(name)
         kinds = _count(graph)
         if guards := [kind for kind in _GUARDS if kinds[kind]]:
             raise ModelError(f"the fused graph still depends on the shapes it was traced with ({guards[0]}): not supported")
         function = torch._C._create_function_from_graph("forward", graph)
-        if quantized:
-            function = package(function, self._names, weights)
-        elif packing:
+        if packing:
             function = packing.package(function, self._names)
         return FusedGraph(
             function,

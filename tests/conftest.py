@@ -54,7 +54,13 @@ def attentions(operators: Mapping[str, int]) -> int:
     return sum(operators.get(name, 0) for name in (ATTENTION, KERNEL))
 
 
-LINEAR = (XSMM, "ipex_prepack::linear", "onednn::qlinear")  # libxsmm's, oneDNN's, quantised ones
+INT8 = ("onednn::qlinear", "quantized::linear")  # oneDNN's and FBGEMM's operators for layers in int8
+LINEAR = (XSMM, "ipex_prepack::linear", *INT8)  # libxsmm's, oneDNN's, quantised ones
+
+
+def int8_layers(operators: Mapping[str, int]) -> int:
+    """How many of these compute layers in int8."""
+    return sum(count for name, count in operators.items() if name.startswith(INT8))
 
 
 def linear_layers(graph: Any) -> int:

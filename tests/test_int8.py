@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, here
+from conftest import Run, here, int8_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_models import make_media_model
@@ -74,7 +74,7 @@ def test_the_manifest_says_what_is_in_int8_and_what_is_not(int8: tuple[str, Path
     assert facts.layers >= 10
     assert all(layer.name.startswith(("bert.encoder.layer.", "qa_outputs")) and layer.error > 0 for layer in facts.kept)
     assert len({layer.name for layer in facts.kept}) == len(facts.kept)
-    assert manifest.build.fused["onednn::qlinear_pointwise"] == calls_of(facts)
+    assert int8_layers(manifest.build.fused) == calls_of(facts)
     # Attention has its second form where one layer makes query, key and value, and the number of rows may decide.
     assert ("ipex::bert_flash_mha" in manifest.build.fused) == (scheme == "static" and facts.rest == "bfloat16")
     assert manifest.proof.rms_relative_difference < 0.03
@@ -87,7 +87,7 @@ def test_the_operators_that_run_are_in_int8(int8: tuple[str, Path]) -> None:
     facts = cpuc.open_bundle(int8[1]).manifest.build.quantization
     assert facts is not None
     ran = operators(cpuc.load(int8[1]), tokens(100))
-    assert ran["onednn::qlinear_pointwise"] == calls_of(facts)
+    assert int8_layers(ran) == calls_of(facts)
     assert not {"aten::linear", "aten::addmm", "aten::mm", "aten::dequantize"} & set(ran)
 
 
@@ -167,14 +167,14 @@ def test_other_architectures(kind: str, precision: str, tmp_path: Path) -> None:
     facts = manifest.build.quantization
     assert facts is not None and facts.layers > 0
     joined = 0 if facts.scheme == "dynamic" else JOINED[facts.rest].get(kind, 0)
-    assert manifest.build.fused["onednn::qlinear_pointwise"] == facts.layers - joined
+    assert int8_layers(manifest.build.fused) == facts.layers - joined
     assert manifest.build.unfused == {}
 
 
 def test_images(tmp_path: Path) -> None:
     source = make_media_model(tmp_path / "source", "vit", "image-classification")
     manifest = cpuc.compile(str(source), tmp_path / "model.pt", precision=here("int8"))
-    assert manifest.build.fused["onednn::qlinear_pointwise"] > 0
+    assert int8_layers(manifest.build.fused) > 0
     assert manifest.proof is not None
 
 
@@ -310,7 +310,9 @@ def test_one_label_agrees_by_its_score() -> None:
     assert agreement(ones, others, words=False) < 5
 
 
-def in_int8(module: torch.nn.Module, rows: torch.Tensor, precision: str = "int8-fp32") -> tuple[FusedGraph, torch.Tensor]:
+def in_int8(
+    module: torch.nn.Module, rows: torch.Tensor, precision: str = "int8-fp32", kernels: str = "onednn"
+) -> tuple[FusedGraph, torch.Tensor]:
     """A module of one input whose layers are all in int8, fused with one row as models of images are, and its output."""
     frozen = torch.jit.freeze(torch.jit.trace(module, rows))
     calibration = Calibration([{"rows": each[None].numpy()} for each in rows], "given", len(rows))
@@ -320,7 +322,7 @@ def in_int8(module: torch.nn.Module, rows: torch.Tensor, precision: str = "int8-
     def quantized(graph: Any) -> Quantized:
         return quantize(graph, module.named_parameters(), calibration, ["rows"], scheme, Limit(relative=1.0))
 
-    graph = prepare(frozen, ["rows"], {"rows": rows[:1].numpy()}, quantized).build(Forms())
+    graph = prepare(frozen, ["rows"], {"rows": rows[:1].numpy()}, quantized).build(Forms(int8=kernels))
     loaded = torch.jit.load(io.BytesIO(graph.saved()))
     with torch.inference_mode(), torch.jit.optimized_execution(False):
         return graph, loaded(rows)

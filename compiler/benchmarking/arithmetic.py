@@ -55,7 +55,7 @@ def _joined_attention(x: Shape, y: Shape) -> tuple[int, int]:
 # Names of operators, the inputs whose sizes tell, and the rule; a packed weight's size comes after them.
 RULES: list[tuple[str, tuple[int, ...], Rule]] = [
     (r"ipex_prepack::(linear|mkl_sgemm)(_\w+)?_run|ipex::linear_swish_customized|aten::linear", (0,), _linear),
-    (r"torch_ipex::tpp_linear(_\w+)?|onednn::qlinear_pointwise", (0,), _linear),
+    (r"torch_ipex::tpp_linear(_\w+)?|onednn::qlinear_pointwise|quantized::linear_\w+", (0,), _linear),
     (r"ipex_prepack::convolution(_(?!bottleneck)\w+)?_run", (0,), _convolution),
     (r"ipex_prepack::conv_transpose(_\w+)?_run", (0,), _transposed),
     (r"aten::(conv[123]d|mkldnn_convolution|_convolution_mode|_?convolution)", (0, 1), _convolution),
@@ -75,7 +75,9 @@ _NO_PRODUCT = (
 _CONTEXTS = ("ConvolutionOpContext", "ConvTransposeOpContext")
 # The seventh input says whether they are transposed.
 _BOTH = ("aten::_convolution", "aten::convolution")
-_FUSED = r"(ipex|ipex_prepack|torch_ipex|onednn|mkldnn)::"
+_FUSED = r"(ipex|ipex_prepack|torch_ipex|onednn|quantized|mkldnn)::"
+# These round what they read themselves.
+_INT8 = "quantized::"
 # The dtype that stands for an operator in a branch that was not taken.
 _NOT_RUN = -1
 
@@ -124,7 +126,7 @@ def count(module: Any, inputs: Sequence[torch.Tensor]) -> Arithmetic:
         dtype, shapes = next(given), [next(given) for _ in range(each.asked)]
         if dtype == _NOT_RUN:
             continue
-        precision, size = PRECISIONS.get(dtype, ("fp32", 4))
+        precision, size = ("int8", 1) if each.kind.startswith(_INT8) else PRECISIONS.get(dtype, ("fp32", 4))
         if each.weight is not None:
             shapes.insert(-1, each.weight)
         operations, weights = each.rule(*shapes)

@@ -39,6 +39,11 @@ def is_intel() -> bool:
     return _fact("vendor_id") == "GenuineIntel"
 
 
+def has_vnni() -> bool:
+    """Whether the CPU has instructions for products of bytes, with AVX-512 or without."""
+    return bool({"avx512_vnni", "avx_vnni"} & set((_fact("flags") or "").split()))
+
+
 def _fact(name: str) -> str | None:
     """What the system says of the first core."""
     try:

@@ -9,16 +9,16 @@ floating point.
     select       which layers stay in floating point, so that the outputs' error holds the budget
     (smoothing   factors that can go into weights before, outside of this package)
     (residual    sums that layers can do, too)
-    lower        the graph's placeholders become oneDNN's int8 operators
-    package      weights are packed by oneDNN when the artifact is loaded
+    lower        the graph's placeholders become oneDNN's int8 operators, whose weights are packed when the artifact is loaded
+    fbgemm       or FBGEMM's
 """
 
 from __future__ import annotations
 
+from cpuc.compiler.quantization.fbgemm import Fbgemm
 from cpuc.compiler.quantization.layers import calling
-from cpuc.compiler.quantization.lower import lower
+from cpuc.compiler.quantization.lower import Lowering, lower
 from cpuc.compiler.quantization.observe import operands, watch
-from cpuc.compiler.quantization.package import package
 from cpuc.compiler.quantization.quantize import Quantized, quantize
 
-__all__ = ["Quantized", "calling", "lower", "operands", "package", "quantize", "watch"]
+__all__ = ["Fbgemm", "Lowering", "Quantized", "calling", "lower", "operands", "quantize", "watch"]
