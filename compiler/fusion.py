@@ -197,11 +197,12 @@ class Fusible:
             use_packed(graph, self._expected)
         short = [] if self._alike else find_short(graph, self._tensors)
         sums = find_sums(graph, self._tensors) if static else {}
-        kernels = Fbgemm if forms.int8 == "fbgemm" else None
-        packing: Lowering | Packing | None = lower(graph, quantized, self._tensors, sums, kernels) if quantized else None
+        packing: Lowering | Packing | None = None
+        if quantized:
+            packing = lower(graph, quantized, self._tensors, sums, Fbgemm if forms.int8 == "fbgemm" else Lowering)
         if short:
             use_short(graph, short)
-        if forms.layers == "by-rows":
+        if forms.layers == "by-rows" and not quantized:
             packing = use_both(graph)
         for value, name in zip(graph.inputs(), self._names, strict=False):
             value.setDebugName(name)

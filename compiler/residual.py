@@ -6,6 +6,8 @@ oneDNN adds while it writes, at no cost that shows. On an EPYC (Zen 4, in turns)
 at 16 tokens as with IPEX's norm that adds, and as with a sum of its own 1.06 and 1.03 at 128, 1.01 at 384, and 1.02 and 1.00 at
 8 x 128. Not measured with AMX or AVX2.
 
+FBGEMM's operator does not add; where that computes the layer, the sum is made in place of what the layer gave.
+
 The operator's schema does not tell of the write. So that no pass can move a read behind it, whatever reads r leads to the
 layer.
 """

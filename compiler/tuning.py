@@ -22,6 +22,7 @@ from cpuc.compiler.benchmarking.sizes import Size, make_inputs
 from cpuc.compiler.benchmarking.timing import take_turns
 from cpuc.compiler.fusion import FusedGraph, Fusible
 from cpuc.runtime.allocation import heap_for
+from cpuc.runtime.libraries import packing_for_fbgemm
 from cpuc.runtime.manifest import Manifest, Trial, Tuning
 from cpuc.runtime.streams import Streams
 
@@ -80,7 +81,7 @@ class _Program:
 
     def __init__(self, graph: FusedGraph, names: Sequence[str]) -> None:
         saved = graph.saved()
-        with heap_for(len(saved)):  # as the runtime does
+        with heap_for(len(saved)), packing_for_fbgemm():  # as the runtime does
             self._module = torch.jit.load(io.BytesIO(saved))
         self._names = names
 

@@ -13,7 +13,7 @@ from cpuc.runtime.allocation import heap_for
 from cpuc.runtime.archive import reopened
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.errors import BundleError, InputError
-from cpuc.runtime.libraries import installed_versions, load_ipex
+from cpuc.runtime.libraries import installed_versions, load_ipex, packing_for_fbgemm
 from cpuc.runtime.manifest import Manifest, TensorSpec
 from cpuc.runtime.turns import KERNELS
 
@@ -58,7 +58,7 @@ class Engine:
         self._bounded = [spec for spec in self.manifest.inputs if spec.minimum is not None and spec.maximum is not None]
         self._met: set[tuple[object, ...]] = set()
         try:
-            with heap_for(bundle.file.size):
+            with heap_for(bundle.file.size), packing_for_fbgemm():
                 self.module = torch.jit.load(reopened(bundle.file.handle), map_location="cpu")
         except RuntimeError as error:
             _explain(error, self._path)
@@ -107,12 +107,20 @@ class Engine:
         return {name: tensor.numpy() for name, tensor in self(tensors).items()}
 
 
+# What torch says of layers in int8 where its library for telling CPUs apart, which reads /proc, has failed.
+_NOT_FBGEMM = ("not implemented for this packed parameter", "Didn't find engine for operation quantized::linear_prepack")
+
+
 def _explain(error: RuntimeError, path: Path) -> None:
     """Raise in the place of an error of torch that says what is wrong with this machine."""
     if "could not create a primitive" in str(error):
         raise BundleError(
             f"{path}: oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
             "or compile with another --precision"
+        ) from error
+    if any(said in str(error) for said in _NOT_FBGEMM):
+        raise BundleError(
+            f"{path}: FBGEMM, which computes the graph's layers, does not know this CPU: /proc has to be mounted"
         ) from error
     if "can't allocate memory" in str(error):
         raise MemoryError from error

@@ -16,6 +16,7 @@ from cpuc.runtime.errors import BundleError
 
 _lock = threading.Lock()
 _loaded = False
+_packing = threading.Lock()
 
 
 def installed_versions() -> dict[str, str]:
@@ -64,6 +65,24 @@ def load_ipex() -> None:
                 details = captured() or str(error)
                 raise BundleError(f"{path}: cannot be loaded under torch {torch.__version__}: {details}") from None
         _loaded = True
+
+
+@contextlib.contextmanager
+def packing_for_fbgemm() -> Iterator[None]:
+    """Around ``torch.jit.load``: for whose kernels torch packs layers in int8 is a setting of the process.
+
+    Users may change it. It does not matter once they are packed, nor to graphs that have no layers of FBGEMM's.
+    """
+    from torch.backends import quantized
+
+    with _packing:
+        chosen = quantized.engine
+        if "fbgemm" in quantized.supported_engines:
+            quantized.engine = "fbgemm"
+        try:
+            yield
+        finally:
+            quantized.engine = chosen
 
 
 @contextlib.contextmanager

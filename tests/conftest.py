@@ -69,6 +69,18 @@ def linear_layers(graph: Any) -> int:
 
 
 @pytest.fixture(scope="session")
+def fbgemm(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in int8 compiled as on a CPU with neither AVX-512 nor VNNI."""
+    path = tmp_path_factory.mktemp("fbgemm") / "model.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cpuc.compiler.forms.cpu_offers", lambda _: False)
+        patch.setattr("cpuc.compiler.forms.has_vnni", lambda: False)
+        manifest = cpuc.compile(str(tiny_model), path, precision="int8-fp32")
+    assert not any(name.startswith(INT8[0]) for name in manifest.build.fused)
+    return path
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Path:
     """The embedded question-answering model."""
     return ROOT / "examples" / "minilm-qa"

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import INT8
-from test_int8 import in_int8
+from test_int8 import in_int8, tokens
 from torch import nn
 
+import cpuc
+from cpuc.compiler.benchmarking.arithmetic import count
 from cpuc.compiler.quantization.rounding import round_nearest
+from cpuc.runtime.engine import Engine
 
 ONEDNN, FBGEMM = INT8
+OPERATOR = "quantized::linear_with_input_q_dq_qweight_dq_output_fp32"
 Layers = Callable[["Several", torch.Tensor], torch.Tensor]
 
 
@@ -67,6 +73,34 @@ def test_both_kernels_give_the_same(case: str, precision: str) -> None:
     with torch.no_grad():
         exact = module(rows)
     assert (found - exact).square().mean() < 0.02**2 * exact.square().mean()
+
+
+def test_a_sum_is_made_in_place() -> None:
+    torch.manual_seed(0)
+    graph, _ = in_int8(Several(residual).eval(), torch.randn(20, 5, 48), kernels="fbgemm")
+    (total,) = graph.graph.findAllNodes("aten::add_")
+    assert total.inputsAt(0).node().kind().startswith(FBGEMM)
+    assert not graph.graph.findAllNodes("aten::add")
+
+
+@pytest.mark.parametrize("engine", ["onednn", "none"])
+def test_what_torch_is_set_to_does_not_matter(engine: str, fbgemm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cpuc.load(fbgemm)
+    inputs = {spec.name: tokens(20, 2, 350)[spec.name] for spec in model.manifest.inputs}
+    expected = model.raw(inputs)
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    found = cpuc.load(fbgemm).raw(inputs)
+    assert torch.backends.quantized.engine == engine
+    for name, array in expected.items():
+        assert np.array_equal(found[name], array)
+
+
+def test_products_are_counted_as_those_of_int8(fbgemm: Path) -> None:
+    engine = Engine(cpuc.open_bundle(fbgemm))
+    inputs = [torch.from_numpy(tokens(20, 2, 350)[spec.name]) for spec in engine.manifest.inputs]
+    arithmetic = count(engine.module, inputs)
+    assert arithmetic.by_operator[OPERATOR] == arithmetic.operations["int8"] > arithmetic.operations["fp32"]
+    assert not arithmetic.uncounted
 
 
 def test_weights_are_kept_packed_alone() -> None:

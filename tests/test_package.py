@@ -79,6 +79,19 @@ def model(tiny: Path) -> cpuc.Model:
     return cpuc.load(tiny, warm_up=False)
 
 
+def test_what_reads_proc_is_tried_with_it(fbgemm: Path, programs: Path, tmp_path: Path) -> None:
+    """FBGEMM knows no CPU without; the program says so, and gives the same digits as Python where there is one."""
+    written = cpuc.package(fbgemm, tmp_path / "dist", build_folder=programs)
+    assert written.check.difference <= 1e-4
+    assert any(line.startswith("needs: ") and line.endswith(", /proc") for line in written.describe())
+    if written.check.empty and os.geteuid() == 0:
+        copied(tmp_path / "dist", tmp_path / "root" / "dist")
+        options = ["--raw"] if written.check.raw else []
+        alone = run("chroot", tmp_path / "root", "dist/bin/cpuc-run", "dist/model.pt", *options, "-i", "dist/example.json")
+        assert alone.returncode == 1
+        assert "/proc has to be mounted" in alone.stderr.splitlines()[-1]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the root")
 def test_it_answers_in_a_root_that_holds_nothing_else(
     written: tuple[Path, dict[str, Any]], model: cpuc.Model, tmp_path: Path

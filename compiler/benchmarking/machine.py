@@ -40,7 +40,7 @@ def is_intel() -> bool:
 
 
 def has_vnni() -> bool:
-    """Whether the CPU has instructions for products of bytes, with AVX-512 or without."""
+    """Whether the CPU has instructions that add products of bytes, in AVX-512's encoding or AVX's, as the system says."""
     return bool({"avx512_vnni", "avx_vnni"} & set((_fact("flags") or "").split()))
 
 

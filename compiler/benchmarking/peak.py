@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from cpuc.compiler.benchmarking.instructions import fastest, probe
+from cpuc.compiler.benchmarking.machine import has_vnni
 from cpuc.runtime.engine import cpu_offers
-from cpuc.runtime.libraries import load_ipex
+from cpuc.runtime.libraries import load_ipex, packing_for_fbgemm
 
 # Rows, inner size, columns: small enough for the second cache of a core, the layers of BERT-base, and large.
 GEMMS = ((512, 512, 512), (384, 768, 768), (384, 768, 3072), (1024, 1024, 1024), (2048, 2048, 2048))
@@ -129,6 +130,13 @@ def _in_int8(rows: int, inner: int, columns: int) -> Iterator[tuple[str, Product
         "onednn::qlinear_pointwise",
         lambda: torch.ops.onednn.qlinear_pointwise(x, 1.0, 0, packed, scales, zeros, None, *output),
     )
+    if not (cpu_offers("AVX512") or has_vnni()):  # see `forms`
+        with packing_for_fbgemm():
+            matrix = torch.ops.quantized.linear_prepack(
+                torch.ops.aten._make_per_channel_quantized_tensor(weight, scales, zeros, 0), None
+            )
+        floats, multiply = x.float(), torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        yield "quantized::linear_with_input_q_dq_qweight_dq_output_fp32", lambda: multiply(floats, 1.0, 0, matrix)
 
 
 _PRODUCTS: dict[str, Products] = {"fp32": _in_floats(torch.float32), "bf16": _in_floats(torch.bfloat16), "int8": _in_int8}

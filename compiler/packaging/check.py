@@ -17,6 +17,7 @@ import tokenizers
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.engine import Engine
 from cpuc.runtime.errors import InputError, ParityError
+from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.model import Model, pad_rows
 from cpuc.runtime.records import format_answers, parse_records
 from cpuc.runtime.tasks import Task, load_task, task_module
@@ -78,6 +79,8 @@ def check(folder: Path, bundle: Bundle, warn: Callable[[str], None]) -> Check:
     root = next(_roots(folder))
     if not root.empty:
         warn(_NOT_EMPTY)
+    elif needs_proc(bundle.manifest):
+        _give_proc(folder.parent)
     task = load_task(bundle.manifest, bundle.read)
     engine = Engine(bundle)
     example = _record(bundle)
@@ -101,6 +104,17 @@ def check(folder: Path, bundle: Bundle, warn: Callable[[str], None]) -> Check:
     except ValueError as error:
         raise ParityError(f"the packaged program does not give the answer of 'cpuc run': {error}") from None
     return Check(root.where, root.empty, reason is not None, reason, example, difference)
+
+
+def needs_proc(manifest: Manifest) -> bool:
+    """Whether an artifact runs only where /proc tells what the CPU is: FBGEMM looks there, and nowhere else."""
+    return any(name.startswith("quantized::") for name in manifest.build.fused)
+
+
+def _give_proc(root: Path) -> None:
+    """What FBGEMM reads of /proc, in a root without."""
+    (root / "proc").mkdir(mode=0o755)
+    (root / "proc" / "cpuinfo").write_bytes(Path("/proc/cpuinfo").read_bytes())
 
 
 def _record(bundle: Bundle) -> str:

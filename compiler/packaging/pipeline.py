@@ -13,7 +13,7 @@ from typing import Any
 from cpuc.compiler import native
 from cpuc.compiler.packaging import libraries, texts
 from cpuc.compiler.packaging.building import built
-from cpuc.compiler.packaging.check import USER, Check, check
+from cpuc.compiler.packaging.check import USER, Check, check, needs_proc
 from cpuc.compiler.packaging.contents import FACTS, MODEL, Contents, list_files, write_sums
 from cpuc.compiler.packaging.licenses import collect
 from cpuc.compiler.packaging.target import check_target, move_folder, write_tar
@@ -65,7 +65,7 @@ class Package:
             f"without the model {megabytes(contents.size - contents.model_size)}",
             *(f"  {megabytes(size):>10}  {name}" for name, size in rows),
             f"answers: {answers}",
-            f"needs: Linux {contents.kernel} on x86-64 with {manifest.build.isa}",
+            f"needs: Linux {contents.kernel} on x86-64 with {manifest.build.isa}" + (", /proc" if needs_proc(manifest) else ""),
             f"verified: answers as 'cpuc run' does in {check.where}; largest difference {check.difference:.2g}",
         ]
         return [printable(line) for line in lines]

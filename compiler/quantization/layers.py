@@ -22,7 +22,7 @@ from cpuc.compiler.rewrites.matching import constant_tensor, is_constant
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 PLACEHOLDER = "cpuc::linear"
-# What oneDNN's operator for layers in int8 does in the same pass.
+# What oneDNN's operator for layers in int8 does in the same pass; FBGEMM's does the second of them.
 ACTIVATIONS = ("aten::gelu", "aten::relu")
 Compute = Callable[[torch.Tensor], torch.Tensor]
 

@@ -36,15 +36,13 @@ def __setstate__(self, state: Tuple[List[Tensor], bool]) -> None:
     self.weights = []
     self.training = state[1]
 """
-_FLOAT32, _BFLOAT16, _UINT8, _QUINT8 = 6, 15, 0, 13  # dtypes as graphs write them
+FLOAT32, _BFLOAT16, _UINT8, _QUINT8 = 6, 15, 0, 13  # dtypes as graphs write them
 # Zero, where rows are scaled while running: uint8 again, since int8 would have to be shifted in each call without AMX (at 16
 # tokens it took twice as long).
 _MIDDLE = 128
 
 
-def lower(
-    graph: Graph, quantized: Quantized, batch: Tensors, sums: Mapping[int, Node], kernels: type[Lowering] | None = None
-) -> Lowering:
+def lower(graph: Graph, quantized: Quantized, batch: Tensors, sums: Mapping[int, Node], kernels: type[Lowering]) -> Lowering:
     """After fusion: replace every placeholder of `graph` in place.
 
     Args:
@@ -52,12 +50,12 @@ def lower(
         quantized: how.
         batch: inputs to run it with once, which shows how inputs of layers lie in memory.
         sums: what `find_sums` found, for the layers to do.
-        kernels: whose operators they become, if not oneDNN's.
+        kernels: whose operators they become.
 
     The graph gets one more input, a list of packed weights, which is what the returned object packages.
     """
     inputs = operands(graph, PLACEHOLDER, (0,), batch)
-    lowering = (kernels or Lowering)(graph, quantized, sums)
+    lowering = kernels(graph, quantized, sums)
     for node, (x,) in zip(graph.findAllNodes(PLACEHOLDER), inputs, strict=True):
         # Rounding keeps the order in memory that images may have (torch.channels_last), in which there are no rows.
         if x is not None and x.dim() > 3 and not x.is_contiguous():
@@ -65,13 +63,13 @@ def lower(
                 node.replaceInput(0, insert(graph, "aten::contiguous", node.inputsAt(0), 0))  # torch.contiguous_format
     for node in graph.findAllNodes(PLACEHOLDER):
         if node.output().uses():  # else it went with another one of the same input
-            lowering.replace(node)
+            lowering.lower(node)
     torch._C._jit_pass_dce(graph)
     return lowering
 
 
 class Lowering:
-    """To oneDNN's operators.
+    """To oneDNN's operators; those of others inherit what they have in common.
 
     Args:
         graph: fused.
@@ -92,7 +90,7 @@ class Lowering:
         self.weights: list[torch.Tensor] = []
         self.packed = graph.addInput("packed")
         self.packed.setType(torch._C.ListType(self.kind))
-        # What layers read, in int8, and the scales of its rows where they are found while running.
+        # What layers read, in int8 if they take that, and the scales of its rows where they are found while running.
         self.inputs: dict[Solution, tuple[Value, Value | None]] = {}
 
     def package(self, function: Callable[..., Any], names: Sequence[str]) -> Any:
@@ -103,7 +101,8 @@ class Lowering:
         tensors = torch._C.ListType.ofTensors()
         return as_module(function, names, {"weights": (tensors, self.weights), "packed": (tensors, [])}, _STATE)
 
-    def replace(self, node: Node) -> None:
+    def lower(self, node: Node) -> None:
+        """Replace the placeholder `node`, and with it what else its operator does."""
         layer = self.quantized.network.layer_of(node)
         solution = self.quantized.solutions[layer]
         with self.graph.insert_point_guard(node):
@@ -192,7 +191,7 @@ class Lowering:
     def _dynamic(self, node: Node, layer: Layer, x: Value, scales: Value, solution: Solution) -> None:
         """Rows are multiplied with their scales after the layer; the operator itself takes one scale for all."""
         unscaled = dataclasses.replace(solution, scale=1.0, zero_point=_MIDDLE, biases={})
-        y = self.linear([layer], x, unscaled, (1.0, 0, _FLOAT32), ("none", "none"))
+        y = self.linear([layer], x, unscaled, (1.0, 0, FLOAT32), ("none", "none"))
         node.output().replaceAllUsesWith(self.make("aten::addcmul", solution.biases[layer], y, scales, 1))
 
     def linear(
@@ -263,7 +262,7 @@ def _fold(
 
 def _floating(narrow: Node | None) -> tuple[float, int, int]:
     """An output that is not int8, given the cast to bfloat16 that reads it."""
-    return 1.0, 0, _FLOAT32 if narrow is None else _BFLOAT16
+    return 1.0, 0, FLOAT32 if narrow is None else _BFLOAT16
 
 
 def replace(y: Value, *nodes: Node | None) -> None:

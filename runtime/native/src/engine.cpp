@@ -16,6 +16,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <shared_mutex>
 #include <vector>
@@ -149,8 +150,36 @@ void explain(const std::string& message, const std::string& path) {
     throw Error(Kind::bundle, path + ": oneDNN has no kernels here for the graph's layers: unset ONEDNN_MAX_CPU_ISA if it is set, "
                                      "or compile with another --precision");
   }
+  for (const char* said : {"not implemented for this packed parameter", "Didn't find engine for operation quantized::linear_prepack"}) {
+    if (message.find(said) != std::string::npos) {
+      throw Error(Kind::bundle, path + ": FBGEMM, which computes the graph's layers, does not know this CPU: /proc has to be mounted");
+    }
+  }
   if (message.find("can't allocate memory") != std::string::npos) throw std::bad_alloc();
 }
+
+// For whose kernels torch packs layers in int8 is a setting of the process, which users may change. It does not matter once they
+// are packed, nor to graphs that have no layers of FBGEMM's. Without /proc there is nothing to choose, and asking prints an error.
+class PackingForFbgemm {
+ public:
+  PackingForFbgemm() : alone_(guard_) {
+    if (::access("/proc/cpuinfo", R_OK) != 0) return;
+    chosen_ = at::globalContext().qEngine();
+    for (const at::QEngine each : at::globalContext().supportedQEngines()) {
+      if (each == at::QEngine::FBGEMM) at::globalContext().setQEngine(each);
+    }
+  }
+  ~PackingForFbgemm() {
+    if (chosen_) at::globalContext().setQEngine(*chosen_);
+  }
+  PackingForFbgemm(const PackingForFbgemm&) = delete;
+  PackingForFbgemm& operator=(const PackingForFbgemm&) = delete;
+
+ private:
+  static inline std::mutex guard_;
+  const std::lock_guard<std::mutex> alone_;
+  std::optional<at::QEngine> chosen_;
+};
 
 }  // namespace
 
@@ -190,7 +219,10 @@ Model Model::load(const Bundle& bundle, Checks checks) {
   checks.graph.get();
   try {
     const WeightMemory memory(*bundle.file);
-    auto module = torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU);
+    auto module = [&] {
+      const PackingForFbgemm packing;
+      return torch::jit::load(std::make_shared<Reader>(*bundle.file, memory), at::kCPU);
+    }();
     auto loaded = std::make_unique<Loaded>(bundle.file->path(), bundle.manifest, std::move(module));
     memory.detach();
     checks.weights.get();
