@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import cpuc
 from cpuc.compiler.benchmarking import instructions, peak, timing
 from cpuc.compiler.benchmarking.arithmetic import Arithmetic, count
+from cpuc.compiler.benchmarking.machine import has_vnni
 from cpuc.compiler.benchmarking.report import Result
 from cpuc.compiler.benchmarking.sizes import Size, choose_sizes, make_inputs
 from cpuc.runtime.engine import Engine, cpu_offers
@@ -220,8 +221,8 @@ def test_figures_of_a_run(cli: Run, tiny: Path, tiny_model: Path, tmp_path: Path
     assert set(figures["peak"]) == precisions and set(figures["peak_skipped"]) == {"bf16"} - precisions
     for probed in figures["peak"].values():
         assert probed["best"] == max(probed["gemm"], probed["fma"] or 0) > 1e9
-    # Eight bits are faster than 32 on any CPU that cpuc runs on.
-    assert figures["peak"]["int8"]["best"] > figures["peak"]["fp32"]["best"]
+    # Without VNNI, three instructions do for bytes what one does for floats; on an EPYC of Zen 2 both come to as much.
+    assert figures["peak"]["int8"]["best"] > figures["peak"]["fp32"]["best"] * (1 if has_vnni() else 0.8)
     assert [(each["batch_size"], each["seq_len"]) for each in figures["results"]] == [(2, 64), (2, 16)]
     manifest = cpuc.open_bundle(tiny).manifest
     for each in figures["results"]:

@@ -84,6 +84,7 @@ def test_what_reads_proc_is_tried_with_it(fbgemm: Path, programs: Path, tmp_path
     written = cpuc.package(fbgemm, tmp_path / "dist", build_folder=programs)
     assert written.check.difference <= 1e-4
     assert any(line.startswith("needs: ") and line.endswith(", /proc") for line in written.describe())
+    assert written.to_json()["needs"]["proc"] and "/proc/cpuinfo" in (tmp_path / "dist" / "README.md").read_text()
     if written.check.empty and os.geteuid() == 0:
         copied(tmp_path / "dist", tmp_path / "root" / "dist")
         options = ["--raw"] if written.check.raw else []
@@ -184,7 +185,8 @@ def test_size_and_table(written: tuple[Path, dict[str, Any]], signed: Path) -> N
     facts = json.loads((folder / "package.json").read_text())
     assert {**facts, "path": said["path"], "verified": said["verified"]} == said
     assert (folder / "model.pt").read_bytes() == signed.read_bytes()
-    assert facts["needs"]["isa"] == "AVX2" and re.fullmatch(r"[0-9]+(\.[0-9]+)*", facts["needs"]["kernel"])
+    assert facts["needs"]["isa"] == "AVX2" and not facts["needs"]["proc"]
+    assert re.fullmatch(r"[0-9]+(\.[0-9]+)*", facts["needs"]["kernel"])
 
 
 def test_checksums(dist: Path, tmp_path: Path) -> None:

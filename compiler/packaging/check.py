@@ -14,10 +14,10 @@ from typing import Any
 
 import tokenizers
 
+from cpuc.compiler.packaging.contents import needs_proc
 from cpuc.runtime.bundle import Bundle
 from cpuc.runtime.engine import Engine
 from cpuc.runtime.errors import InputError, ParityError
-from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.model import Model, pad_rows
 from cpuc.runtime.records import format_answers, parse_records
 from cpuc.runtime.tasks import Task, load_task, task_module
@@ -104,11 +104,6 @@ def check(folder: Path, bundle: Bundle, warn: Callable[[str], None]) -> Check:
     except ValueError as error:
         raise ParityError(f"the packaged program does not give the answer of 'cpuc run': {error}") from None
     return Check(root.where, root.empty, reason is not None, reason, example, difference)
-
-
-def needs_proc(manifest: Manifest) -> bool:
-    """Whether an artifact runs only where /proc tells what the CPU is: FBGEMM looks there, and nowhere else."""
-    return any(name.startswith("quantized::") for name in manifest.build.fused)
 
 
 def _give_proc(root: Path) -> None:

@@ -44,17 +44,22 @@ class Contents:
 
     def to_dict(self) -> dict[str, Any]:
         """What package.json says."""
-        manifest = self.manifest
+        manifest, proc = self.manifest, needs_proc(self.manifest)
         model = {"source": dataclasses.asdict(manifest.source), "task": manifest.task, "architecture": manifest.architecture}
         return {
             "package_format": _FORMAT,
             "cpuc_version": manifest.cpuc_version,
             "model": {**model, "precision": manifest.build.precision},
-            "needs": {"system": "Linux", "kernel": self.kernel, "machine": "x86_64", "isa": manifest.build.isa},
+            "needs": {"system": "Linux", "kernel": self.kernel, "machine": "x86_64", "isa": manifest.build.isa, "proc": proc},
             "components": [dataclasses.asdict(component) for component in self.components],
             "files": self.files,
             "size": self.size,
         }
+
+
+def needs_proc(manifest: Manifest) -> bool:
+    """Whether an artifact runs only where /proc tells what the CPU is: FBGEMM looks there, and nowhere else."""
+    return any(name.startswith("quantized::") for name in manifest.build.fused)
 
 
 def list_files(folder: Path) -> dict[str, int]:

@@ -13,8 +13,8 @@ from typing import Any
 from cpuc.compiler import native
 from cpuc.compiler.packaging import libraries, texts
 from cpuc.compiler.packaging.building import built
-from cpuc.compiler.packaging.check import USER, Check, check, needs_proc
-from cpuc.compiler.packaging.contents import FACTS, MODEL, Contents, list_files, write_sums
+from cpuc.compiler.packaging.check import USER, Check, check
+from cpuc.compiler.packaging.contents import FACTS, MODEL, Contents, list_files, needs_proc, write_sums
 from cpuc.compiler.packaging.licenses import collect
 from cpuc.compiler.packaging.target import check_target, move_folder, write_tar
 from cpuc.runtime.bundle import Bundle, open_bundle

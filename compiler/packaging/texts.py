@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cpuc.compiler.packaging.contents import Contents
+from cpuc.compiler.packaging.contents import Contents, needs_proc
 from cpuc.runtime.errors import printable
 from cpuc.runtime.summary import megabytes
 
@@ -34,6 +34,7 @@ def readme(contents: Contents, raw: bool) -> str:
     """What the package is, and how it is run."""
     facts, model = contents, contents.manifest
     options = " --raw" if raw else ""
+    proc = ", and `/proc/cpuinfo`, which tells so; containers have it" if needs_proc(model) else ""
     task = model.task.replace("-", " ")
     asked = "named tensors, as the model takes them," if raw else f"records of {task}, as 'cpuc run' takes them,"
     license_name = printable(model.source.license or "not stated")
@@ -47,7 +48,7 @@ A model, the program that answers from it, and every library that this needs, do
 {printable(model.cpuc_version)}. Nothing has to be installed. It needs
 
 - Linux {facts.kernel} or newer, as its C library says, on x86-64: any distribution, or none;
-- a CPU with {model.build.isa}.
+- a CPU with {model.build.isa}{proc}.
 
 ## Run it
 
