@@ -222,7 +222,7 @@ def test_figures_of_a_run(cli: Run, tiny: Path, tiny_model: Path, tmp_path: Path
     for probed in figures["peak"].values():
         assert probed["best"] == max(probed["gemm"], probed["fma"] or 0) > 1e9
     # Without VNNI, three instructions do for bytes what one does for floats; on an EPYC of Zen 2 both come to as much.
-    assert figures["peak"]["int8"]["best"] > figures["peak"]["fp32"]["best"] * (1 if has_vnni() else 0.8)
+    assert figures["peak"]["int8"]["best"] > figures["peak"]["fp32"]["best"] * (1 if has_vnni() else 0.9)
     assert [(each["batch_size"], each["seq_len"]) for each in figures["results"]] == [(2, 64), (2, 16)]
     manifest = cpuc.open_bundle(tiny).manifest
     for each in figures["results"]:

@@ -188,13 +188,6 @@ def test_products_are_the_default_where_they_were_faster(
     assert defaults(torch.float32).attention == attention
 
 
-@pytest.mark.parametrize(("wide", "vnni", "kernels"), [(0, 0, "fbgemm"), (0, 1, "onednn"), (1, 0, "onednn"), (1, 1, "onednn")])
-def test_int8_is_fbgemms_where_that_was_faster(monkeypatch: pytest.MonkeyPatch, wide: int, vnni: int, kernels: str) -> None:
-    monkeypatch.setattr("cpuc.compiler.forms.cpu_offers", lambda _: bool(wide))
-    monkeypatch.setattr("cpuc.compiler.forms.has_vnni", lambda: bool(vnni))
-    assert defaults(torch.float32).int8 == kernels
-
-
 @pytest.mark.parametrize("scale", [None, 0.3])
 @pytest.mark.parametrize("mask", MASKS)
 def test_every_form_is_the_same_function(mask: str, scale: float | None) -> None:

@@ -17,6 +17,7 @@ import cpuc
 from cpuc.compiler import fusion
 from cpuc.compiler.branches import one_way
 from cpuc.compiler.flash import KERNEL
+from cpuc.compiler.forms import int8_kernels
 
 
 def outliers(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -43,7 +44,9 @@ def test_smoothing_goes_into_weights(kind: str, tmp_path: Path, monkeypatch: pyt
     inputs = {spec.name: inputs[spec.name] for spec in manifest.inputs}
     for name, expected in plain.raw(inputs).items():
         difference = smoothed.raw(inputs)[name] - expected
+        # FBGEMM's layers round all that they read, which may leave nothing of a difference in the last digits.
         assert np.mean(difference**2) < 0.05**2 * np.mean(expected**2)
+        assert np.any(difference) or int8_kernels() == "fbgemm"
     ran, before = operators(smoothed, inputs), operators(plain, inputs)
     # Each layer of the model adds two residual connections by its linear layers; to one position of many, of ViT's last layer,
     # it is added apart.
