@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cpuc.compiler.benchmarking.instructions import fastest, probe
-from cpuc.compiler.benchmarking.machine import has_vnni
+from cpuc.compiler.forms import int8_kernels
 from cpuc.runtime.engine import cpu_offers
 from cpuc.runtime.libraries import load_ipex, packing_for_fbgemm
 
@@ -130,7 +130,7 @@ def _in_int8(rows: int, inner: int, columns: int) -> Iterator[tuple[str, Product
         "onednn::qlinear_pointwise",
         lambda: torch.ops.onednn.qlinear_pointwise(x, 1.0, 0, packed, scales, zeros, None, *output),
     )
-    if not (cpu_offers("AVX512") or has_vnni()):  # see `forms`
+    if int8_kernels() == "fbgemm":
         with packing_for_fbgemm():
             matrix = torch.ops.quantized.linear_prepack(
                 torch.ops.aten._make_per_channel_quantized_tensor(weight, scales, zeros, 0), None
