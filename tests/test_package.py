@@ -81,7 +81,11 @@ def model(tiny: Path) -> cpuc.Model:
 
 def test_what_reads_proc_is_tried_with_it(fbgemm: Path, programs: Path, tmp_path: Path) -> None:
     """FBGEMM knows no CPU without; the program says so, and gives the same digits as Python where there is one."""
-    written = cpuc.package(fbgemm, tmp_path / "dist", build_folder=programs)
+    before = os.umask(0o077)
+    try:
+        written = cpuc.package(fbgemm, tmp_path / "dist", build_folder=programs)
+    finally:
+        os.umask(before)
     assert written.check.difference <= 1e-4
     assert any(line.startswith("needs: ") and line.endswith(", /proc") for line in written.describe())
     assert written.to_json()["needs"]["proc"] and "/proc/cpuinfo" in (tmp_path / "dist" / "README.md").read_text()

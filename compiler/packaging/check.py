@@ -108,8 +108,11 @@ def check(folder: Path, bundle: Bundle, warn: Callable[[str], None]) -> Check:
 
 def _give_proc(root: Path) -> None:
     """What FBGEMM reads of /proc, in a root without."""
-    (root / "proc").mkdir(mode=0o755)
-    (root / "proc" / "cpuinfo").write_bytes(Path("/proc/cpuinfo").read_bytes())
+    facts = root / "proc" / "cpuinfo"
+    facts.parent.mkdir()
+    facts.write_bytes(Path("/proc/cpuinfo").read_bytes())
+    facts.parent.chmod(0o755)  # whatever the umask is
+    facts.chmod(0o644)
 
 
 def _record(bundle: Bundle) -> str:
