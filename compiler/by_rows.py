@@ -92,7 +92,7 @@ def use_both(graph: Graph) -> Packing | None:
                 conditions[x.debugName(), least] = truth(graph, "aten::ge", size, least)
         index = packing.add(weight.toIValue(), bias.toIValue())
         many = functools.partial(_onednn, graph, node, packed, packing.kind, index, overwrite)
-        branch(graph, node, conditions[x.debugName(), least], many, functools.partial(copies, graph, [node]))
+        branch(graph, node, [(conditions[x.debugName(), least], many)], functools.partial(copies, graph, [node]))
     return packing
 
 

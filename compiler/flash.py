@@ -58,11 +58,19 @@ def is_plain(node: Node) -> bool:
     return equals(dropout, 0.0) and equals(causal, False) and is_constant(scale)
 
 
+def expansions(node: Node) -> list[Node]:
+    """What expands the mask that the kernel adds to the scores, the first of them first."""
+    mask, found = node.inputsAt(5), list[Node]()
+    while mask.node().kind() == "aten::expand":
+        found.insert(0, mask.node())
+        mask = mask.node().inputsAt(0)
+    return found
+
+
 def unexpanded_mask(node: Node) -> Value | None:
     """What the kernel adds to the scores, before it was expanded."""
-    mask = node.inputsAt(5)
-    while mask.node().kind() == "aten::expand":
-        mask = mask.node().inputsAt(0)
+    expanded = expansions(node)
+    mask = expanded[0].inputsAt(0) if expanded else node.inputsAt(5)
     return None if mask.node().mustBeNone() else mask
 
 

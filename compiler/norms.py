@@ -92,7 +92,7 @@ def _add_in_norm(graph: Graph) -> None:
     for norm in [norm for norm in graph.findAllNodes(_NORM) if _adds(norm, writes)]:
         layer = norm.inputsAt(0).node()
         many = functools.partial(copies, graph, (layer, norm))
-        branch(graph, norm, rows.many(norm, layer.inputsAt(1)), many, functools.partial(_adding_norm, graph, layer, norm))
+        branch(graph, norm, [(rows.many(norm, layer.inputsAt(1)), many)], functools.partial(_adding_norm, graph, layer, norm))
     torch._C._jit_pass_dce(graph)
 
 
@@ -100,7 +100,7 @@ def _split_adding_norms(graph: Graph) -> None:
     rows = _Rows(graph, _MANY_TO_ADD)
     for norm in [node for node in graph.nodes() if node.kind() == _ADDING_NORM and constant(node, 4) is not None]:
         many, few = functools.partial(_sum_and_norm, graph, norm), functools.partial(copies, graph, (norm,))
-        branch(graph, norm, rows.many(norm, norm.inputsAt(0)), many, few)
+        branch(graph, norm, [(rows.many(norm, norm.inputsAt(0)), many)], few)
 
 
 def _split_norms(graph: Graph, *, by_rows: bool) -> None:
@@ -108,7 +108,7 @@ def _split_norms(graph: Graph, *, by_rows: bool) -> None:
     for norm in [node for node in graph.nodes() if node.kind() == _NORM and _is_onednn(node)]:
         many, few = functools.partial(copies, graph, (norm,)), functools.partial(_native_norm, graph, norm)
         if by_rows:
-            branch(graph, norm, rows.many(norm, norm.inputsAt(0)), many, few)
+            branch(graph, norm, [(rows.many(norm, norm.inputsAt(0)), many)], few)
         else:
             _replace(graph, norm, few)
 

@@ -51,7 +51,7 @@ def use_products(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
             with graph.insert_point_guard(node):
                 many[sizes] = _many(graph, node, query.shape[-1])
         products = functools.partial(_products, graph, node, query.shape[-1], of_keys=of_keys is not None)
-        branch(graph, node, many[sizes], products, functools.partial(copies, graph, [node]))
+        branch(graph, node, [(many[sizes], products)], functools.partial(copies, graph, [node]))
     torch._C._jit_pass_cse(graph)
 
 

@@ -254,56 +254,6 @@ def products(graph: FusedGraph, *tensors: torch.Tensor) -> int:
     return calls(graph, *tensors)["torch_ipex::bmm_add"]
 
 
-def windows(y: torch.Tensor) -> torch.Tensor:
-    return y.view(2 * y.shape[0], y.shape[1] // 2, 4, 16).transpose(1, 2)
-
-
-def row_of_windows(rows: int, length: int) -> torch.Tensor:
-    return MASKS["one row"](2 * rows, length // 2)
-
-
-SHORT: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[int, int], torch.Tensor], bool]] = {
-    "keys": (heads, MASKS["one row"], True),
-    "no keys": (heads, lambda rows, length: torch.full((rows, 1, 1, length), -torch.inf), True),
-    "pairs": (heads, MASKS["boolean"], False),
-    "windows": (windows, row_of_windows, False),
-}
-
-
-class Brain(nn.Module):
-    """A module in bfloat16, for inputs in float32."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.bfloat16()
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.module(x.bfloat16(), mask if mask.dtype == torch.bool else mask.bfloat16())
-        return output
-
-
-@pytest.mark.parametrize("scale", [None, 0.3])
-@pytest.mark.parametrize("kind", SHORT)
-def test_short_attention_reads_the_joined_layer(kind: str, scale: float | None) -> None:
-    needs_avx512()
-    torch.manual_seed(0)
-    take, mask, short = SHORT[kind]
-    module = Brain(Attention(take, scale))
-    fusible = prepared(module, x=torch.randn(2, 6, 64), mask=mask(2, 6))
-    graph = fusible.build(fusible.defaults)
-    assert graph.fused.get("ipex::bert_flash_mha", 0) == short
-    loaded = torch.jit.load(io.BytesIO(graph.saved()))
-    for rows, length in ((1, 4), (3, 20), (2, 30), (1, 62), (2, 32), (1, 64), (3, 130), (1, 600)):
-        tensors = torch.randn(rows, length, 64), mask(rows, length)
-        assert calls(graph, *tensors)["dil_bert_flash_mha"] == (short and rows * length < 64)
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
-            y = loaded(*tensors)
-        assert y.isfinite().all()
-        if kind != "no keys":
-            difference = (y - module(*tensors)).float().square().mean().sqrt()
-            assert difference < 0.01  # of outputs whose standard deviation is 1; that of rounding is 0.002
-
-
 @pytest.mark.parametrize(("rows", "tokens", "many"), [(1, 16, False), (1, 255, False), (1, 256, True), (16, 16, True)])
 @pytest.mark.parametrize("added", [False, True])
 def test_the_number_of_rows_decides_whose_norm_it_is(added: bool, rows: int, tokens: int, many: bool) -> None:

@@ -138,21 +138,22 @@ def count(module: Any, inputs: Sequence[torch.Tensor]) -> Arithmetic:
 
 def _ask(graph: Graph, arithmetic: Arithmetic) -> Iterator[_Counted]:
     """Make `graph` give the dtype and the sizes of every product in it; what cannot be counted goes into `arithmetic`."""
-    for node in list(graph.nodes()):
-        yield from _ask_one(graph, node, arithmetic, graph.registerOutput)
-        for i, block in enumerate(node.blocks()):
+    yield from _ask_all(graph, graph, arithmetic, graph.registerOutput)
+
+
+def _ask_all(graph: Graph, block: Any, arithmetic: Arithmetic, give: Callable[[Value], object]) -> Iterator[_Counted]:
+    """The same for the operators of a block; `give` makes a value in it an output of the graph."""
+    for node in list(block.nodes()):
+        yield from _ask_one(graph, node, arithmetic, give)
+        for i, inner in enumerate(node.blocks()):
             if node.kind() != "prim::If":
-                arithmetic.uncounted.update(filter(_has_product, _kinds(block)))
+                arithmetic.uncounted.update(filter(_has_product, _kinds(inner)))
                 continue
-            give = functools.partial(_give_out, graph, node, i)
-            for inner in list(block.nodes()):
-                yield from _ask_one(graph, inner, arithmetic, give)
-                for deeper in inner.blocks():
-                    arithmetic.uncounted.update(filter(_has_product, _kinds(deeper)))
+            yield from _ask_all(graph, inner, arithmetic, functools.partial(_give_out, graph, node, i, give))
 
 
 def _ask_one(graph: Graph, node: Node, arithmetic: Arithmetic, give: Callable[[Value], object]) -> Iterator[_Counted]:
-    """The same for one operator; `give` makes a value an output of the graph."""
+    """The same for one operator."""
     name = _name(node)
     found = next(((positions, rule) for names, positions, rule in RULES if re.fullmatch(names, name)), None)
     weight = _packed_weight(node)
@@ -176,12 +177,12 @@ def _wanted(node: Node) -> Value:
     return readers[0].output() if cut else output
 
 
-def _give_out(graph: Graph, node: Node, index: int, value: Value) -> None:
-    """Make a value of the branch `index` of `node` an output of the graph, which is empty if another branch is taken."""
+def _give_out(graph: Graph, node: Node, index: int, give: Callable[[Value], object], value: Value) -> None:
+    """Give a value of the branch `index` of `node`, or an empty one if another branch is taken."""
     for i, branch in enumerate(node.blocks()):
         with graph.insert_point_guard(branch):
             branch.registerOutput(value if i == index else _nothing(graph, value))
-    graph.registerOutput(node.addOutput().setType(value.type()))
+    give(node.addOutput().setType(value.type()))
 
 
 def _nothing(graph: Graph, like: Value) -> Value:
