@@ -177,7 +177,7 @@ class Fusible:
                 *alternatives(self._graph),
                 *(["mkl"] if packs else []),
             ],
-            "int8": ["onednn"] if self._quantized is not None and self.defaults.int8 == "fbgemm" else [],
+            "int8": ["onednn" if self.defaults.int8 == "fbgemm" else "fbgemm"] if self._quantized is not None else [],
             "residual": ["layer" if self.defaults.residual == "norm" else "norm"] if added else [],
             "attention": ["flash" if self.defaults.attention == "products" else "products"] if kinds[KERNEL] else [],
         }

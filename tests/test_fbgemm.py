@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import INT8
+from conftest import INT8, needs_avx512
 from test_int8 import in_int8, tokens
 from torch import nn
 
@@ -81,6 +81,16 @@ def test_int8_is_fbgemms_where_that_was_faster(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("cpuc.compiler.forms.cpu_offers", lambda _: bool(wide))
     monkeypatch.setattr("cpuc.compiler.forms.has_vnni", lambda: bool(vnni))
     assert defaults(torch.float32).int8 == kernels
+
+
+def test_the_rest_may_be_in_bfloat16(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_avx512()
+    monkeypatch.setattr("cpuc.compiler.forms.int8_kernels", lambda: "fbgemm")
+    manifest = cpuc.compile(str(tiny_model), tmp_path / "model.pt", precision="int8")  # compared with the original
+    assert {name.partition("::")[0] for name in manifest.build.fused if name.startswith(INT8)} == {"quantized"}
+    model = cpuc.load(tmp_path / "model.pt")
+    inputs = {spec.name: tokens(20, 2, 350)[spec.name] for spec in manifest.inputs}
+    assert all(np.isfinite(array).all() for array in model.raw(inputs).values())
 
 
 def test_a_sum_is_made_in_place() -> None:

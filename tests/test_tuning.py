@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from archives import pack, unpack, with_manifest
-from conftest import Run
+from conftest import INT8, Run
 from media_models import make_media_model
 
 import cpuc
 from cpuc.compiler.benchmarking.machine import cpu_count, cpu_name
 from cpuc.compiler.benchmarking.sizes import Size
-from cpuc.compiler.forms import Forms, defaults, norm_adds
+from cpuc.compiler.forms import Forms, defaults, int8_kernels, norm_adds
 from cpuc.compiler.fusion import FusedGraph
 from cpuc.compiler.tuning import tune
 from cpuc.runtime.manifest import Manifest, Tuning
@@ -137,6 +137,17 @@ def test_weights_are_packed_for_one_size_in_float32(precision: str, offered: boo
     kept = {trial.form: trial.kept for trial in manifest.build.tuning.trials if trial.choice == "layers"}
     assert ("mkl" in kept) == offered
     assert ("ipex_prepack::mkl_sgemm_run" in manifest.build.fused) == kept.get("mkl", False)
+
+
+def test_kernels_of_int8_are_an_alternative(tiny_model: Path, tmp_path: Path) -> None:
+    manifest = cpuc.compile(str(tiny_model), tmp_path / "model.pt", precision="int8-fp32", tune="1x4", tune_seconds=0.1)
+    assert manifest.build.tuning is not None
+    (trial,) = [trial for trial in manifest.build.tuning.trials if trial.choice == "int8"]
+    usual = int8_kernels()
+    assert {usual, trial.form} == {"fbgemm", "onednn"}
+    kept = trial.form if trial.kept else usual
+    operators = {name.partition("::")[0] for name in manifest.build.fused if name.startswith(INT8)}
+    assert operators == {"onednn" if kept == "onednn" else "quantized"}
 
 
 def test_no_time_is_refused(cli: Run, tiny_model: Path, tmp_path: Path) -> None:
