@@ -23,7 +23,7 @@ def truth(graph: Graph, kind: str, *inputs: Any) -> Value:
     return insert(graph, kind, *inputs).setType(torch._C.BoolType.get())
 
 
-Make = Callable[[], Value]
+Make = Callable[[], Value]  # inserts operators, and returns what the last of them gives
 
 
 def branch(graph: Graph, node: Node, ways: Sequence[tuple[Value, Make]], otherwise: Make) -> None:
@@ -53,7 +53,7 @@ def choose(graph: Graph, ways: Sequence[tuple[Value, Make]], otherwise: Make) ->
 def copies(graph: Graph, nodes: Sequence[Node], changed: Mapping[int, Value] | None = None) -> Value:
     """The first output of the last of new copies of operators, which read each other as the originals do.
 
-    `changed` says what they read instead of other values, by the numbers of those.
+    `changed` says what they read in the place of other values, by `Value.unique` of those.
     """
     made = dict(changed or {})
     for node in nodes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
-import operator
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -273,9 +271,9 @@ def _restore_chunks(graph: Any) -> None:
 
 
 def _count(graph: torch._C.Graph | torch._C.Block) -> Counter[str]:
-    """The operators of each kind; of ways of which a call takes one, those of the one that has the most."""
     kinds: Counter[str] = Counter()
     for node in graph.nodes():
         kinds[node.kind()] += 1
-        kinds += functools.reduce(operator.or_, map(_count, node.blocks()), Counter[str]())
+        for block in node.blocks():
+            kinds += _count(block)
     return kinds

@@ -2,7 +2,7 @@
 
     reshape(transpose(flash_attention(cut(qkv, 0), cut(qkv, 1), cut(qkv, 2), mask)))
         →   if fewer than 64 tokens in all rows:  flatten(bert_flash_mha(qkv, mask))
-            else:                                 as it was
+            else:                                 as it was     (on Intel's CPUs)
 
 where cut(qkv, i) is transpose(view(slice(qkv, …))). So few, both kernels of IPEX multiply through MKL, and what is saved is
 taking apart and putting together. On a Xeon with AMX, 12 heads of 64, microseconds of the whole:
@@ -11,22 +11,22 @@ taking apart and putting together. On a Xeon with AMX, 12 heads of 64, microseco
     as it was            72      72      85     132     130      75      93     120     226
     in one               56      60      70     121     118      68      96     114     260
 
-MKL has bfloat16 for Intel's AMX. With AVX512_BF16 alone its product is no faster than one in float32, and IPEX's own, from 64
-tokens on, is so much faster that 63 of them take longer. There
+On CPUs that are not Intel's, MKL's product in bfloat16 is no faster than the one in float32, and IPEX's own, from 64 tokens
+on, is so much faster that 63 of them take longer. There
 
-    flash_attention(cut(qkv), mask)   →   if a row has 48 to 63 tokens:    that of rows with 64, cut to what they had
-                                          if fewer than 64 in all rows:    flatten(bert_flash_mha(qkv, mask))
-                                          if a row has fewer than 48:      to(that in float32)
-                                          else:                            as it was
+    flash_attention(cut(qkv), mask)   →   if fewer than 64 tokens in all rows, and than 52 in one:    bert_flash_mha, as above
+                                          if 44 to 63 tokens in a row:    that of rows of 64, cut to what they had
+                                          if fewer than 44:               to(that in float32)
+                                          else:                           as it was
 
 and what is not cut from one tensor is in float32 up to 63 tokens, unless there are fewer than 64 in all. On an EPYC (Zen 4),
 12 heads of 64, as above:
 
-    batch x tokens     1x48    1x56    1x63    8x16    8x24    8x32    8x40    8x48    8x56    8x63   32x32   32x48
-    as it was           225     289     385     288     693     826    1404    1597    2102    2938    3768    7468
-    in one              228     282     327     287     664     871    1378    1693    2160    2575    4025    7885
-    rows of 64          217     222     219             861     844     899    1032     919     898    4074    3974
-    in float32          297     376     480     215     515     683    1103    1248    1727    2544    2713    5454
+    batch x tokens    1x32    1x40    1x44    1x63    2x32    8x16    8x32    8x40    8x44    8x63   32x32   32x44
+    as it was           64     101     118     214     115     186     413     712     859    1599    1663    3663
+    in one              59      94     107     186     111     195     430     715     829    1464    1792    3629
+    rows of 64         103     104     104     106     161     552     561     557     562     566    2674    2703
+    in float32          70     101     117     209      98     137     318     538     668    1363    1299    3105
 
 Beyond 512 tokens, `bert_flash_mha` would read the mask in the wrong places (csrc/cpu/aten/kernels/MultiHeadAttentionKrnl.cpp);
 its like for Stable Diffusion, without a mask, ends the process with a segmentation fault once it has met some tens of sizes.
@@ -36,12 +36,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from cpuc.compiler.benchmarking.machine import is_intel
 from cpuc.compiler.branches import branch, choose, copies, number, truth
 from cpuc.compiler.flash import KERNEL, expansions, is_plain, masks_of_keys, unexpanded_mask
 from cpuc.compiler.heads import cuts_of, joins_of
@@ -50,7 +52,7 @@ from cpuc.compiler.rewrites.matching import constant, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 _FEW = 64  # tokens of a call
-_LONG, _NEARLY = 64, 48  # tokens of a row
+_LONG, _NEARLY, _ALONE = 64, 44, 52  # tokens of a row
 _SHORT = "ipex::bert_flash_mha"
 _MASK, _SCALE = 5, 6
 _BFLOAT16, _FLOAT32 = 15, 6  # dtypes as graphs write them
@@ -65,7 +67,7 @@ class Heads:
         size: of each.
         scale: of the scores.
         tokens: keys of each row of the batch that it was found with; where they are as many, they are so in any other.
-        joined: whether it is one of a row's tokens among themselves, with no mask but one of keys, and made into rows again.
+        joined: whether it is one of a row's tokens among themselves, with a mask of keys, and made into rows again.
     """
 
     count: int
@@ -76,7 +78,7 @@ class Heads:
 
 
 def find_short(graph: Graph, batch: Sequence[torch.Tensor]) -> list[Heads | None]:
-    """Each attention of a fused graph in bfloat16, in the order of `findAllNodes`.
+    """Each attention of a fused graph, in the order of `findAllNodes`; None for those that `use_short` leaves alone.
 
     To be called while the graph runs on `batch`, which shows axes and dtypes: before layers in int8 are lowered.
     """
@@ -96,7 +98,9 @@ def find_short(graph: Graph, batch: Sequence[torch.Tensor]) -> list[Heads | None
         joined = shapes == [(rows, tokens, count * size)] * 4 and alike and is_plain(node)
         scale = constant(node, _SCALE)
         scale = size**-0.5 if scale is None else float(scale)
-        found.append(Heads(count, size, scale, key.shape[2], joined) if query.dtype == torch.bfloat16 else None)
+        # Of one query, as where a head reads one position, products take less time than casts of keys and values.
+        worthwhile = query.dtype == torch.bfloat16 and tokens > 1
+        found.append(Heads(count, size, scale, key.shape[2], joined) if worthwhile else None)
     return found
 
 
@@ -116,9 +120,13 @@ def use_short(graph: Graph, found: Sequence[Heads | None]) -> None:
         key = heads.tokens, width, whole is None
         if key not in sizes:
             with graph.insert_point_guard(node):
-                sizes[key] = _sizes(graph, *((node.inputsAt(1), 2, width) if whole is None else (whole, 1, 3 * width)))
+                if whole is None:
+                    keys = number(graph, "aten::size", node.inputsAt(1), 2)
+                    sizes[key] = _sizes(graph, keys, node.inputsAt(0), width)
+                else:
+                    sizes[key] = _sizes(graph, number(graph, "aten::size", whole, 1), whole, 3 * width)
         if whole is not None:
-            _in_one(graph, node, heads, sizes[key], whole)
+            _of_joined(graph, node, heads, sizes[key], whole)
         else:
             ways = [(sizes[key].several, functools.partial(_in_float32, graph, node))]
             branch(graph, node, ways, functools.partial(copies, graph, [node]))
@@ -127,7 +135,7 @@ def use_short(graph: Graph, found: Sequence[Heads | None]) -> None:
 
 def multiplies_slowly() -> bool:
     """Whether MKL's product in bfloat16 is slow on this CPU, and IPEX's own is not."""
-    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_avx512_bf16_supported() and not is_intel()
 
 
 @dataclass(frozen=True)
@@ -135,76 +143,57 @@ class _Sizes:
     """What a call's sizes are, while running.
 
     Attributes:
-        tokens: in a row.
+        tokens: keys of a row.
         few: the truth value that all rows have fewer than `_FEW` tokens.
-        short, nearly: that a row has fewer than `_NEARLY`, or that many and fewer than `_LONG`.
-        tiny: that both `few` and `short` are true.
-        several: that a row has fewer than `_LONG`, but `few` is not true.
-        masks: what is made of each for such rows.
+        nearly: that a row has `_NEARLY` or more, but fewer than `_LONG`.
+        tiny: that it has fewer than `_ALONE`, and `few` is true.
+        several: that it has fewer than `_LONG`, and `few` is not true.
+        masks: what the kernel is given in the place of each, by `Value.unique`.
     """
 
     tokens: Value
     few: Value
-    short: Value
     nearly: Value
     tiny: Value
     several: Value
     masks: dict[int, Value]
 
 
-def _sizes(graph: Graph, source: Value, axis: int, width: int) -> _Sizes:
-    """Those of a call with a tensor `source`, which has as many elements as `width` times the tokens of all rows."""
-    tokens, count = number(graph, "aten::size", source, axis), number(graph, "aten::numel", source)
+def _sizes(graph: Graph, tokens: Value, source: Value, width: int) -> _Sizes:
+    """Those of a call; `source` has as many elements as `width` times the tokens of all rows."""
+    count = number(graph, "aten::numel", source)
     few, many = (truth(graph, f"aten::{kind}", count, _FEW * width) for kind in ("lt", "ge"))
-    short, below = (truth(graph, "aten::lt", tokens, bound) for bound in (_NEARLY, _LONG))
-    pairs = (below, truth(graph, "aten::ge", tokens, _NEARLY)), (few, short), (below, many)
+    short, below = (truth(graph, "aten::lt", tokens, bound) for bound in (_ALONE, _LONG))
+    pairs = (below, truth(graph, "aten::ge", tokens, _NEARLY)), (short, few), (below, many)
     nearly, tiny, several = (truth(graph, "aten::__and__", *pair) for pair in pairs)
-    return _Sizes(tokens, few, short, nearly, tiny, several, {})
+    return _Sizes(tokens, few, nearly, tiny, several, {})
 
 
-def _in_one(graph: Graph, node: Node, heads: Heads, sizes: _Sizes, whole: Value) -> None:
+def _of_joined(graph: Graph, node: Node, heads: Heads, sizes: _Sizes, whole: Value) -> None:
     """The forms of attention whose query, key and value are cut from `whole`."""
     chain, after = [cut for i in range(3) for cut in cuts_of(node, i)], joins_of(node)
-    short = functools.partial(_short, graph, whole, unexpanded_mask(node), heads)
+    mask = unexpanded_mask(node)
+    assert mask is not None, "it is joined"
+    in_one = functools.partial(_in_one, graph, whole, mask, heads)
     if not multiplies_slowly():
-        branch(graph, after[-1], [(sizes.few, short)], functools.partial(copies, graph, [*chain, node, *after]))
+        branch(graph, after[-1], [(sizes.few, in_one)], functools.partial(copies, graph, [*chain, node, *after]))
         return
-    mask = _fitting_mask(graph, node, sizes)
-    branch(graph, after[-1], [(sizes.tiny, short)], functools.partial(_fitting, graph, node, heads, sizes, whole, mask))
+    if mask.unique() not in sizes.masks:
+        with graph.insert_point_guard(node):
+            sizes.masks[mask.unique()] = _adapted_mask(graph, sizes, mask)
+    adapted = functools.partial(_adapted, graph, node, heads, sizes, whole, sizes.masks[mask.unique()])
+    branch(graph, after[-1], [(sizes.tiny, in_one)], adapted)
 
 
-def _short(graph: Graph, whole: Value, mask: Value | None, heads: Heads) -> Value:
+def _in_one(graph: Graph, whole: Value, mask: Value, heads: Heads) -> Value:
     # Of the numbers IPEX's kernel looks at the second, a divisor, and the last two.
     joined = insert(graph, _SHORT, whole, mask, 1, 1 / heads.scale, -1, None, heads.count, heads.size)
     return insert(graph, "aten::flatten", joined, 2, -1)
 
 
-def _fit(graph: Graph, sizes: _Sizes, value: Value, pads: Sequence[Any], fill: float) -> Value:
-    """`value` as a call's kernel is given it: with rows of `_LONG` tokens, in float32, or as it is."""
-
-    def lengthened() -> Value:
-        missing = number(graph, "aten::sub", _LONG, sizes.tokens)
-        return insert(graph, "aten::constant_pad_nd", value, _list(graph, *pads, missing), fill)
-
-    def wider() -> Value:
-        return _to(graph, value, _FLOAT32)
-
-    return choose(graph, [(sizes.nearly, lengthened), (sizes.short, wider)], lambda: value)
-
-
-def _fitting_mask(graph: Graph, node: Node, sizes: _Sizes) -> Value:
-    mask = unexpanded_mask(node)
-    assert mask is not None, "it is one of keys"
-    if mask.unique() not in sizes.masks:
-        with graph.insert_point_guard(node):
-            fitted = _fit(graph, sizes, mask, [0], torch.finfo(torch.bfloat16).min)
-            length = number(graph, "aten::size", fitted, -1)
-            sizes.masks[mask.unique()] = insert(graph, "aten::expand", fitted, _list(graph, -1, -1, length, -1), False)
-    return sizes.masks[mask.unique()]
-
-
-def _fitting(graph: Graph, node: Node, heads: Heads, sizes: _Sizes, whole: Value, mask: Value) -> Value:
-    rows = _fit(graph, sizes, whole, [0, 0, 0], 0.0)
+def _adapted(graph: Graph, node: Node, heads: Heads, sizes: _Sizes, whole: Value, mask: Value) -> Value:
+    """Attention in rows of `_LONG` tokens, in float32, or as it was: that only what it reads decides."""
+    rows = _adapt(graph, sizes, whole, [0, 0, 0], 0.0)
     split = insert(graph, "aten::unflatten", rows, 2, [3, heads.count, heads.size])
     turned = insert(graph, "aten::permute", split, [2, 0, 3, 1, 4])
     parts = insert(graph, "aten::unbind", turned, 0).setType(torch._C.ListType.ofTensors())
@@ -213,6 +202,24 @@ def _fitting(graph: Graph, node: Node, heads: Heads, sizes: _Sizes, whole: Value
     attended = insert(graph, "aten::slice", graph.insertNode(kernel).outputsAt(0), 2, 0, sizes.tokens, 1)
     joined = insert(graph, "aten::contiguous", insert(graph, "aten::transpose", attended, 1, 2), 0)
     return _to(graph, insert(graph, "aten::flatten", joined, 2, -1), _BFLOAT16)
+
+
+def _adapted_mask(graph: Graph, sizes: _Sizes, mask: Value) -> Value:
+    """The mask for that. Of a row without any key, those that are missing must not weigh as much as those that are masked."""
+    adapted = _adapt(graph, sizes, mask, [0], -math.inf)
+    length = number(graph, "aten::size", adapted, -1)
+    return insert(graph, "aten::expand", adapted, _list(graph, -1, -1, length, -1), False)
+
+
+def _adapt(graph: Graph, sizes: _Sizes, value: Value, pads: Sequence[Any], fill: float) -> Value:
+    def lengthened() -> Value:
+        missing = number(graph, "aten::sub", _LONG, sizes.tokens)
+        return insert(graph, "aten::constant_pad_nd", value, _list(graph, *pads, missing), fill)
+
+    def wider() -> Value:
+        return _to(graph, value, _FLOAT32)
+
+    return choose(graph, [(sizes.nearly, lengthened), (sizes.several, wider)], lambda: value)
 
 
 def _in_float32(graph: Graph, node: Node) -> Value:
