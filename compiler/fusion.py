@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import operator
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +78,7 @@ _GUARDS = ("prim::TypeCheck", "prim::RequiresGradCheck", "prim::BailOut", "prim:
 
 @dataclass(frozen=True)
 class FusedGraph:
-    """`program` can be saved, and runs the fused graph once it is loaded; the counts are of its nodes, by operator."""
+    """`program` can be saved, and runs the fused graph once it is loaded; the counts are of its operators, see `_count`."""
 
     program: Any
     fused: dict[str, int]
@@ -271,9 +273,9 @@ def _restore_chunks(graph: Any) -> None:
 
 
 def _count(graph: torch._C.Graph | torch._C.Block) -> Counter[str]:
+    """The operators of each kind; of ways of which a call takes one, as many as the way has that has most of that kind."""
     kinds: Counter[str] = Counter()
     for node in graph.nodes():
         kinds[node.kind()] += 1
-        for block in node.blocks():
-            kinds += _count(block)
+        kinds += functools.reduce(operator.or_, map(_count, node.blocks()), Counter[str]())
     return kinds

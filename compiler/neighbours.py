@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cpuc.compiler.quantization.layers import readers
-from cpuc.compiler.rewrites.matching import Writes, equals, insert, is_constant
+from cpuc.compiler.rewrites.matching import Writes, equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 from cpuc.compiler.xsmm import BIAS
 
@@ -40,22 +40,15 @@ def join(graph: Graph) -> None:
 
 
 def layers_in(node: Node) -> int:
-    """How many of the model's linear layers an operator computes."""
-    return max(1, _parts(node.output()))
-
-
-def _parts(whole: Value) -> int:
-    """Into how many parts a value is taken, which may be one of several ways to compute the same."""
-    parts = 0
-    for user in (use.user for use in whole.uses()):
-        if user.kind() == "aten::slice" and equals(user.inputsAt(1), -1):
-            parts += 1
-        elif user.kind() == "aten::unflatten":  # attention of short rows
-            sizes = user.inputsAt(2)
-            parts += sizes.toIValue()[0] if is_constant(sizes) else sizes.node().inputsAt(0).toIValue()
-        elif user.kind() == "prim::Return" and (owner := user.owningBlock().owningNode()) and owner.kind() == "prim::If":
-            parts = max(parts, _parts(owner.output()))
-    return parts
+    """How many of the model's linear layers an operator computes, as long as they are cut: see `short`, in bfloat16."""
+    whole = node.output()
+    if (
+        any(use.user.kind() == "prim::Return" for use in whole.uses())
+        and (owner := node.owningBlock().owningNode()) is not None
+    ):
+        whole = owner.output() if owner.kind() == "prim::If" else whole  # one of two ways to compute the same
+    cuts = [reader for reader in readers(whole) if reader.kind() == "aten::slice" and equals(reader.inputsAt(1), -1)]
+    return max(1, len(cuts))
 
 
 def _groups(graph: Graph) -> list[list[Node]]:
