@@ -255,4 +255,9 @@ def _whole(node: Node, heads: Heads) -> Value | None:
         if part.kind() != "aten::slice" or not all(equals(part.inputsAt(j + 1), bound) for j, bound in enumerate(bounds)):
             return None
         wholes.add(part.inputsAt(0))
-    return wholes.pop() if len({whole.unique() for whole in wholes}) == 1 else None
+    if len({whole.unique() for whole in wholes}) != 1:
+        return None
+    whole = wholes.pop()
+    # Another layer of the same input may be joined too, and the kernels take rows to be as wide as query, key and value.
+    cuts = [use.user for use in whole.uses() if use.user.kind() == "aten::slice"]
+    return None if any((constant(cut, 3) or 0) > 3 * width for cut in cuts) else whole

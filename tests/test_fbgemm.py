@@ -83,10 +83,12 @@ def test_int8_is_fbgemms_where_that_was_faster(monkeypatch: pytest.MonkeyPatch, 
     assert defaults(torch.float32).int8 == kernels
 
 
-def test_the_rest_may_be_in_bfloat16(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_the_rest_may_be_in_bfloat16(precision: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_avx512()
-    monkeypatch.setattr("cpuc.compiler.forms.int8_kernels", lambda: "fbgemm")
-    manifest = cpuc.compile(str(tiny_model), tmp_path / "model.pt", precision="int8")  # compared with the original
+    for module in ("forms", "fusion"):
+        monkeypatch.setattr(f"cpuc.compiler.{module}.int8_kernels", lambda: "fbgemm")
+    manifest = cpuc.compile(str(tiny_model), tmp_path / "model.pt", precision=precision)  # compared with the original
     assert {name.partition("::")[0] for name in manifest.build.fused if name.startswith(INT8)} == {"quantized"}
     model = cpuc.load(tmp_path / "model.pt")
     inputs = {spec.name: tokens(20, 2, 350)[spec.name] for spec in manifest.inputs}

@@ -114,6 +114,7 @@ def test_short_attention_takes_the_form_of_its_sizes(
     _, mask, joined = SHORT[kind]
     module, graph = fused(kind, scale)
     assert graph.fused.get("ipex::bert_flash_mha", 0) == joined
+    assert graph.fused[KERNEL] == 1  # forms of one attention, of which a call takes one
     loaded = torch.jit.load(io.BytesIO(graph.saved()))
     usual = calls(graph, torch.randn(1, 130, 64), mask(1, 130))
     for rows, length in SIZES:
@@ -148,3 +149,34 @@ def test_products_of_the_form_that_is_taken_are_counted(slow: bool, monkeypatch:
         attention = counted.by_operator[KERNEL] + counted.by_operator["ipex::bert_flash_mha"]
         assert attention == 2 * 2 * rows * computed**2 * 64
         assert counted.operations["fp32"] == (attention if slow and rows * length >= 64 and length < NEARLY else 0)
+
+
+class Gated(nn.Module):
+    """Attention in bfloat16 with a gate that reads what query, key and value read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.gate = (nn.Linear(64, 64).bfloat16() for _ in range(4))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = x.bfloat16() * 2
+        query, key, value = (heads(layer(x)) for layer in (self.query, self.key, self.value))
+        gate = self.gate(x).view(x.shape[0], x.shape[1], 4, 16)
+        y = nn.functional.scaled_dot_product_attention(query, key, value, mask.bfloat16())
+        return 10 * (y.transpose(1, 2).reshape(x.shape) + gate.reshape(x.shape))
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_fourth_layer_of_the_same_input_is_minded(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpuc.compiler.short.multiplies_slowly", lambda: slow)
+    torch.manual_seed(0)
+    module = Gated()
+    fusible = prepared(module, x=torch.randn(2, 6, 64), mask=MASKS["one row"](2, 6))
+    graph = fusible.build(fusible.defaults)
+    assert "ipex::bert_flash_mha" not in graph.fused
+    loaded = torch.jit.load(io.BytesIO(graph.saved()))
+    for rows, length in ((1, 16), (8, 16), (2, 50), (1, 100)):
+        tensors = torch.randn(rows, length, 64), MASKS["one row"](rows, length)
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            found, reference = loaded(*tensors).float(), module(*tensors).float()
+        assert (found - reference).square().mean() < 0.01**2 * reference.square().mean()
