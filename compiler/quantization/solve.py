@@ -11,9 +11,9 @@ import torch
 from cpuc.compiler.quantization.layers import Group, Layer
 from cpuc.compiler.quantization.rounding import LEVELS, Weight, compensation, round_nearest, round_weight
 
-# SmoothQuant's migration strengths (Xiao et al., 2023, section 4), and parts of the observed range that are kept.
+# SmoothQuant's migration strengths (Xiao et al., 2023, section 4). With 1.0 each channel would have its own range: on texts
+# unlike the sample one or another then exceeds it.
 _STRENGTHS = (0.4, 0.55, 0.7, 0.85)
-_RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 # Smoothing has to leave no more than this part of the loss: it may take a pass over the activation, see `smoothing`, and three
 # if that could have come in int8 from the layer before.
 _WORTHWHILE, _WELL_WORTHWHILE = 0.8, 0.4
@@ -80,7 +80,12 @@ def solve_dynamic(group: Group, seen: Observation) -> Solution:
 
 
 def solve_static(group: Group, seen: Observation) -> Solution:
-    """The scales that lose least of the layers' outputs on the observed rows."""
+    """The scales that lose least of the layers' outputs on the observed rows, of those that cut nothing off.
+
+    A narrower range would lose less on most rows, but all of what the few with the largest values are for: attention looks for
+    separators by them. With ranges chosen by such means, the keys of examples/minilm-qa alone put its outputs on the sample off by
+    2.5 %, with whole ranges by 0.4 %.
+    """
     exact = {layer: seen.rows @ layer.weight.t() for layer in group.layers}
 
     def loss(solution: Solution) -> float:
@@ -95,8 +100,7 @@ def solve_static(group: Group, seen: Observation) -> Solution:
     plain = _widest(group, seen, None)
     best = min((_widest(group, seen, _smoothing(group, seen, strength)) for strength in _STRENGTHS), key=loss)
     part = _WELL_WORTHWHILE if group.activated else _WORTHWHILE
-    start = best if loss(best) < part * loss(plain) else plain
-    return _rounded_well(group, seen, min((_with_range(start, part) for part in _RANGES), key=loss))
+    return _rounded_well(group, seen, best if loss(best) < part * loss(plain) else plain)
 
 
 def _rounded_well(group: Group, seen: Observation, solution: Solution) -> Solution:
@@ -134,14 +138,6 @@ def _widest(group: Group, seen: Observation, smoothing: torch.Tensor | None) -> 
     weights = {layer: round_nearest(layer.weight / factors) for layer in group.layers}
     scale, zero_point = _range(float((seen.lowest * factors).min()), float((seen.highest * factors).max()))
     return Solution(weights, {}, scale, zero_point, smoothing)
-
-
-def _with_range(solution: Solution, part: float) -> Solution:
-    """The same with a part of its range."""
-    assert solution.scale is not None
-    low, high = -solution.zero_point * solution.scale, (255 - solution.zero_point) * solution.scale
-    scale, zero_point = _range(low * part, high * part)
-    return dataclasses.replace(solution, scale=scale, zero_point=zero_point)
 
 
 def _range(low: float, high: float) -> tuple[float, int]:
