@@ -5,7 +5,8 @@ tensor (static), or symmetric int8 with one scale per token, found while running
 floating point.
 
     observe      run the calibration sample, keep rows of each layer's input
-    solve        scales and smoothing (SmoothQuant) that lose least, layer by layer
+    solve        scales and smoothing (SmoothQuant) that lose least, layer by layer, and
+    splitting    copies of neurons that give much more than all others
     select       which layers stay in floating point, so that the outputs' error holds the budget
     (smoothing   factors that can go into weights before, outside of this package)
     (residual    sums that layers can do, too)

@@ -52,11 +52,14 @@ class Layer:
 class Group:
     """Layers that read the same tensor, which is therefore quantised once.
 
-    `activated`: that tensor is what another layer and its activation give, so that it may come in int8 from there.
+    Attributes:
+        activation: that gives the tensor, if it is one that the operator of another layer does: it may come in int8 from there.
+        maker: that layer, if nothing but the only layer of this group reads what it and its activation give.
     """
 
-    activated: bool
+    activation: str | None
     layers: list[Layer] = field(default_factory=list)
+    maker: Layer | None = None
 
 
 _numbers = itertools.count()
@@ -109,16 +112,22 @@ class Network:
         self._uses: Counter[str] = Counter()
         named = {key: name for name, tensor in weights if tensor.dim() == 2 for key in _keys(tensor)}
         groups: dict[int, Group] = {}
+        made: dict[int, Value] = {}
         for node in graph.findAllNodes("aten::linear"):
             if not _is_layer(node):
                 continue
             layer = self._replace(node, named)
-            shared = next(iter(node.inputs())).unique()
+            read = node.inputsAt(0)
+            shared = read.unique()
             if shared not in groups:
-                groups[shared] = Group(node.inputsAt(0).node().kind() in ACTIVATIONS)
+                kind = read.node().kind()
+                groups[shared] = Group(kind if kind in ACTIVATIONS else None)
                 self.groups.append(groups[shared])
+                made[shared] = read
             groups[shared].layers.append(layer)
             node.destroy()
+        for shared, group in groups.items():
+            group.maker = self._maker(made[shared]) if group.activation else None
 
     def _replace(self, node: Node, named: dict[tuple[Any, ...], str]) -> Layer:
         weight, bias = constant_tensor(node, 1), constant_tensor(node, 2)
@@ -133,6 +142,12 @@ class Network:
             new = self.graph.insertNode(self.graph.create(PLACEHOLDER, [node.inputsAt(0), index], 1))
         node.output().replaceAllUsesWith(new.output())
         return layer
+
+    def _maker(self, activated: Value) -> Layer | None:
+        """The layer that an activation belongs to, if each of the two has one reader, and nobody asks for its size."""
+        (made, *_) = activated.node().inputs()
+        alone = all(len(value.uses()) == 1 for value in (activated, made))
+        return self.layer_of(made.node()) if alone and made.node().kind() == PLACEHOLDER else None
 
     def layer_of(self, node: Node) -> Layer:
         """The layer that a placeholder of this graph, or of one made from it, stands for."""

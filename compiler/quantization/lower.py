@@ -171,7 +171,7 @@ class Lowering:
         nodes = [
             node
             for node in self.graph.findAllNodes(PLACEHOLDER)
-            if self.quantized.solutions[self.quantized.network.layer_of(node)] is solution
+            if node.output().uses() and self.quantized.solutions[self.quantized.network.layer_of(node)] is solution
         ]
         found = {(activation_of(node)[1], *self._only_reader(node.output())) for node in nodes}
         kinds = {(activation, follower, narrow is None) for activation, follower, narrow in found}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from cpuc.compiler.calibration import Calibration
 from cpuc.compiler.capture import to_tensors
 from cpuc.compiler.precision import Int8, Limit
-from cpuc.compiler.quantization.layers import Compute, Layer, Network
+from cpuc.compiler.quantization.layers import Compute, Group, Layer, Network
 from cpuc.compiler.quantization.narrow import narrow
 from cpuc.compiler.quantization.observe import Tensors, observe, run
+from cpuc.compiler.quantization.rounding import Weight
 from cpuc.compiler.quantization.solve import Solution, solve_dynamic, solve_static
 from cpuc.compiler.rewrites.rewrite import Graph
 from cpuc.runtime.errors import ModelError
@@ -23,6 +26,8 @@ from cpuc.runtime.manifest import KeptLayer, Quantization
 
 # Batches that the error of the outputs is measured on, once for each layer.
 _MEASURED = 6
+# Channels of a layer come in blocks: oneDNN's in int8, and libxsmm's of those that stay in floating point.
+_BLOCK, _FLOATING_BLOCK = 16, 64
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,11 @@ def quantize(
     solutions = {layer: solution for group, solution in solved.items() for layer in group.layers}
     report("measuring the error of what is in int8")
     kept = _select(solutions, measurement, limit, rest)
-    network.restore(list(kept), rest)
     for layer in kept:
         del solutions[layer]
+    for group in network.groups:
+        _widen(group, solutions)
+    network.restore(list(kept), rest)
     summary = Quantization(
         scheme="dynamic" if scheme.dynamic else "static",
         rest=scheme.rest,
@@ -196,6 +203,32 @@ def _select(
             raise ModelError("no layer can be in int8 without too large an error: use another --precision")
         whole = measurement.error({layer: (floating if layer in kept else quantized)[layer] for layer in solutions})
     return kept
+
+
+def _widen(group: Group, solutions: dict[Layer, Solution]) -> None:
+    """Give the neurons that a layer in int8 reads the copies that it reads too.
+
+    From here on the graph is right only with the solutions: of the weights of layers in int8 it has the shapes.
+    """
+    reader, maker = group.layers[0], group.maker
+    solution = solutions.get(reader)
+    if solution is None or maker is None or solution.copies is None:
+        return
+    old = solutions.get(maker)
+    copies = solution.copies.filled(_FLOATING_BLOCK if old is None else _BLOCK)
+    wide = len(copies.sources)
+    weight = solution.weights[reader]
+    weight = Weight(F.pad(weight.values, (0, wide - weight.values.shape[1])), weight.scales)
+    solutions[reader] = dataclasses.replace(solution, weights={reader: weight}, copies=None)
+    reader.weight = torch.zeros(1).expand(len(reader.weight), wide)
+    if old is None:
+        maker.weight, maker.bias = maker.weight[copies.sources], copies.biases(maker.bias)
+        return
+    maker.weight, maker.bias = torch.zeros(1).expand(wide, maker.weight.shape[1]), None
+    weights = {**old.weights, maker: copies.rows(old.weights[maker])}
+    biases = {**old.biases, maker: copies.biases(old.biases[maker])}
+    new = dataclasses.replace(old, weights=weights, biases=biases)
+    solutions.update({layer: new for layer, each in solutions.items() if each is old})
 
 
 def _in_dtype(layer: Layer, dtype: torch.dtype) -> Compute:

@@ -10,12 +10,13 @@ import torch
 
 from cpuc.compiler.quantization.layers import Group, Layer
 from cpuc.compiler.quantization.rounding import LEVELS, Weight, compensation, round_nearest, round_weight
+from cpuc.compiler.quantization.splitting import Split, split
 
 # SmoothQuant's migration strengths (Xiao et al., 2023, section 4). With 1.0 each channel would have its own range: on texts
 # unlike the sample one or another then exceeds it.
 _STRENGTHS = (0.4, 0.55, 0.7, 0.85)
 # Smoothing has to leave no more than this part of the loss: it may take a pass over the activation, see `smoothing`, and three
-# if that could have come in int8 from the layer before.
+# if that could have come in int8 from the layer before. So do copies of neurons.
 _WORTHWHILE, _WELL_WORTHWHILE = 0.8, 0.4
 
 
@@ -29,6 +30,8 @@ class Solution:
             weights may have taken the smoothing of a later group.
         scale, zero_point: of the activation, which is uint8; None if they are found while running, for each row.
         smoothing: [in], what the activation is multiplied with first; None for ones.
+        copies: of the neurons that the only layer reads, whose columns its weight has too; None if there are none. The layer
+            that they belong to has to be widened.
     """
 
     weights: Mapping[Layer, Weight]
@@ -36,11 +39,14 @@ class Solution:
     scale: float | None = None
     zero_point: int = 0
     smoothing: torch.Tensor | None = None
+    copies: Split | None = None
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [..., in] as int8 arithmetic sees it, in float32."""
+        """`x` [..., in] as int8 arithmetic sees it, in float32, with the copies."""
         if self.smoothing is not None:
             x = x * self.smoothing
+        if self.copies is not None:
+            x = self.copies.widened(x)
         if self.scale is None:
             scales = row_scales(x)
             return (x / scales).round().clamp(-LEVELS, LEVELS) * scales
@@ -83,8 +89,8 @@ def solve_static(group: Group, seen: Observation) -> Solution:
     """The scales that lose least of the layers' outputs on the observed rows, of those that cut nothing off.
 
     A narrower range would lose less on most rows, but all of what the few with the largest values are for: attention looks for
-    separators by them. With ranges chosen by such means, the keys of examples/minilm-qa alone put its outputs on the sample off by
-    2.5 %, with whole ranges by 0.4 %.
+    separators by them. With ranges chosen by such means, the keys of examples/minilm-qa alone put its outputs off by 2.5 %, and
+    by 0.4 % with whole ones.
     """
     exact = {layer: seen.rows @ layer.weight.t() for layer in group.layers}
 
@@ -97,9 +103,11 @@ def solve_static(group: Group, seen: Observation) -> Solution:
             total += float(error.square().mean() / exact[layer].square().mean().clamp(min=1e-12))
         return total
 
-    plain = _widest(group, seen, None)
+    whole = _widest(group, seen, None)
+    narrow = _split(group, seen, whole)
+    plain = narrow if loss(narrow) < _WORTHWHILE * loss(whole) else whole
     best = min((_widest(group, seen, _smoothing(group, seen, strength)) for strength in _STRENGTHS), key=loss)
-    part = _WELL_WORTHWHILE if group.activated else _WORTHWHILE
+    part = _WELL_WORTHWHILE if group.activation else _WORTHWHILE
     return _rounded_well(group, seen, best if loss(best) < part * loss(plain) else plain)
 
 
@@ -117,6 +125,11 @@ def _rounded_well(group: Group, seen: Observation, solution: Solution) -> Soluti
     for layer, weight in weights.items():
         error = layer.weight @ seen.mean - weight.dequantized() @ mean
         biases[layer] = error if layer.bias is None else layer.bias + error
+    if solution.copies is not None:
+        for layer, weight in weights.items():
+            weights[layer] = wide = solution.copies.columns(weight)
+            error = seen.rows @ weight.dequantized().t() - solution.rounded(seen.rows) @ wide.dequantized().t()
+            biases[layer] += error.mean(0)
     return dataclasses.replace(solution, weights=weights, biases=biases)
 
 
@@ -138,6 +151,19 @@ def _widest(group: Group, seen: Observation, smoothing: torch.Tensor | None) -> 
     weights = {layer: round_nearest(layer.weight / factors) for layer in group.layers}
     scale, zero_point = _range(float((seen.lowest * factors).min()), float((seen.highest * factors).max()))
     return Solution(weights, {}, scale, zero_point, smoothing)
+
+
+def _split(group: Group, seen: Observation, solution: Solution) -> Solution:
+    """The same with copies of neurons that give more than most, if there are such."""
+    copies = split(seen.highest, group.activation) if group.maker and group.activation else None
+    if copies is None:
+        return solution
+    scale, zero_point = _range(float(seen.lowest.min()), copies.limit)
+    if zero_point > LEVELS:  # most of the range is below zero, where there is nothing to gain
+        return solution
+    scale = copies.limit / (255 - zero_point)  # the limit is the highest level
+    weights = {layer: copies.columns(weight) for layer, weight in solution.weights.items()}
+    return Solution(weights, {}, scale, zero_point, copies=copies)
 
 
 def _range(low: float, high: float) -> tuple[float, int]:
