@@ -337,7 +337,7 @@ def test_ranges_cut_nothing_off() -> None:
         expected = module(rows)
     _, found = in_int8(module, rows)
     few, right = found[:, 0], expected[:, 0]
-    assert (few - right).square().mean() < 0.01**2 * right.square().mean()
+    assert (few - right).square().mean() < 0.015**2 * right.square().mean()
 
 
 @pytest.mark.parametrize("precision", ["int8-fp32", "int8-dynamic"])

@@ -24,6 +24,11 @@ from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 PLACEHOLDER = "cpuc::linear"
 # What oneDNN's operator for layers in int8 does in the same pass; FBGEMM's does the second of them.
 ACTIVATIONS = ("aten::gelu", "aten::relu")
+ATTENTION = "aten::scaled_dot_product_attention"
+MOVES = tuple(
+    f"aten::{move}"
+    for move in ("view", "reshape", "transpose", "permute", "contiguous", "flatten", "unflatten", "unsqueeze", "squeeze")
+)
 Compute = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -54,10 +59,12 @@ class Group:
 
     Attributes:
         activation: that gives the tensor, if it is one that the operator of another layer does: it may come in int8 from there.
-        maker: that layer, if nothing but the only layer of this group reads what it and its activation give.
+        attended: whether it is what attention gives, in another order: values can be made such that it needs no factors.
+        maker: the layer that the activation belongs to, if nothing but the only layer of this group reads what the two give.
     """
 
     activation: str | None
+    attended: bool
     layers: list[Layer] = field(default_factory=list)
     maker: Layer | None = None
 
@@ -121,7 +128,7 @@ class Network:
             shared = read.unique()
             if shared not in groups:
                 kind = read.node().kind()
-                groups[shared] = Group(kind if kind in ACTIVATIONS else None)
+                groups[shared] = Group(kind if kind in ACTIVATIONS else None, _origin(read).kind() == ATTENTION)
                 self.groups.append(groups[shared])
                 made[shared] = read
             groups[shared].layers.append(layer)
@@ -189,6 +196,13 @@ def cast(graph: Graph, value: Value, dtype: torch.dtype, known: torch.dtype = to
         return value
     rest = [graph.insertConstant(each) for each in (_NUMBERS[dtype], False, False, None)]
     return graph.insertNode(graph.create("aten::to", [value, *rest], 1)).output()
+
+
+def _origin(value: Value) -> Node:
+    """What made a tensor, before it was moved about."""
+    while value.node().kind() in MOVES:
+        value = value.node().inputsAt(0)
+    return value.node()
 
 
 def readers(value: Value) -> list[Node]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from cpuc.compiler.quantization.layers import Network, cast, readers
+from cpuc.compiler.quantization.layers import ATTENTION, MOVES, Network, cast, readers
 from cpuc.compiler.quantization.observe import Tensors, operands
 from cpuc.compiler.rewrites.matching import constant_tensor
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
-
-_MOVES = ("view", "reshape", "transpose", "permute", "contiguous", "flatten", "unflatten", "unsqueeze", "squeeze")
-_ATTENTION = "aten::scaled_dot_product_attention"
 
 
 def narrow(network: Network, rest: torch.dtype, batch: Tensors) -> None:
@@ -27,8 +24,8 @@ def narrow(network: Network, rest: torch.dtype, batch: Tensors) -> None:
             node.replaceInput(0, graph.insertConstant(table.bfloat16()))
         _cast_result(graph, node.output(), torch.float32, known=torch.bfloat16)
     if rest != torch.float32:
-        masks = operands(graph, _ATTENTION, [3], batch)
-        for node, (mask,) in zip(graph.findAllNodes(_ATTENTION), masks, strict=True):
+        masks = operands(graph, ATTENTION, [3], batch)
+        for node, (mask,) in zip(graph.findAllNodes(ATTENTION), masks, strict=True):
             for position in range(3):
                 _cast_operand(graph, node, position, rest)
             if mask is not None and mask.dtype == torch.float32:
@@ -41,7 +38,7 @@ def narrow(network: Network, rest: torch.dtype, batch: Tensors) -> None:
 def _cast_operand(graph: Graph, node: Node, position: int, dtype: torch.dtype) -> None:
     """Cast an operand before the views that lead to it, so that a layer gives it in `dtype` right away."""
     value, user = node.inputsAt(position), node
-    while _kind(value) in _MOVES and len(readers(value)) == 1:
+    while value.node().kind() in MOVES and len(readers(value)) == 1:
         value, user, position = value.node().inputsAt(0), value.node(), 0
     with graph.insert_point_guard(user):
         user.replaceInput(position, cast(graph, value, dtype))
@@ -60,11 +57,7 @@ def _cast_result(graph: Graph, value: Value, dtype: torch.dtype, known: torch.dt
 def _end_of_moves(value: Value) -> Value:
     """Where the views of `value` end that follow each other: what is read there has left the kernel's layout."""
     found = readers(value)
-    while len(found) == 1 and found[0].kind().removeprefix("aten::") in _MOVES:
+    while len(found) == 1 and found[0].kind() in MOVES:
         value = found[0].output()
         found = readers(value)
     return value
-
-
-def _kind(value: Value) -> str:
-    return str(value.node().kind()).removeprefix("aten::")
