@@ -145,6 +145,12 @@ def test_together_they_give_what_the_neuron_gives() -> None:
     assert not (copies.read[NEURONS:-1] & copies.read[NEURONS + 1 :]).any()
 
 
+def test_a_limit_that_is_within_gelus_curve() -> None:
+    highest = torch.cat([torch.full((NEURONS - 1,), 0.5), torch.full((1,), 3.0)])
+    assert split(highest, "aten::gelu") is None
+    assert split(highest, "aten::relu") is not None
+
+
 @pytest.mark.parametrize(
     "highest",
     [

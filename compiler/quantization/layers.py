@@ -59,13 +59,13 @@ class Group:
 
     Attributes:
         activation: that gives the tensor, if it is one that the operator of another layer does: it may come in int8 from there.
-        attended: whether it is what attention gives, in another order: values can be made such that it needs no factors.
+        free: whether what makes it can take factors in, see `smoothing`: attention, or a norm that only layers read.
         maker: the layer that the activation belongs to, if nothing but the only layer of this group reads what the two give.
     """
 
     activation: str | None
-    attended: bool
     layers: list[Layer] = field(default_factory=list)
+    free: bool = False
     maker: Layer | None = None
 
 
@@ -128,13 +128,14 @@ class Network:
             shared = read.unique()
             if shared not in groups:
                 kind = read.node().kind()
-                groups[shared] = Group(kind if kind in ACTIVATIONS else None, _origin(read).kind() == ATTENTION)
+                groups[shared] = Group(kind if kind in ACTIVATIONS else None)
                 self.groups.append(groups[shared])
                 made[shared] = read
             groups[shared].layers.append(layer)
             node.destroy()
         for shared, group in groups.items():
             group.maker = self._maker(made[shared]) if group.activation else None
+            group.free = _is_free(made[shared])
 
     def _replace(self, node: Node, named: dict[tuple[Any, ...], str]) -> Layer:
         weight, bias = constant_tensor(node, 1), constant_tensor(node, 2)
@@ -198,11 +199,12 @@ def cast(graph: Graph, value: Value, dtype: torch.dtype, known: torch.dtype = to
     return graph.insertNode(graph.create("aten::to", [value, *rest], 1)).output()
 
 
-def _origin(value: Value) -> Node:
-    """What made a tensor, before it was moved about."""
+def _is_free(value: Value) -> bool:
+    """Whether a tensor is what attention gives, in another order, or a norm that only layers read."""
+    alone = all(reader.kind() == PLACEHOLDER for reader in readers(value))
     while value.node().kind() in MOVES:
         value = value.node().inputsAt(0)
-    return value.node()
+    return value.node().kind() == ATTENTION or (value.node().kind() == "aten::layer_norm" and alone)
 
 
 def readers(value: Value) -> list[Node]:

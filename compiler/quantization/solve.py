@@ -15,10 +15,10 @@ from cpuc.compiler.quantization.splitting import Split, split
 # SmoothQuant's migration strengths (Xiao et al., 2023, section 4). With 1.0 each channel would have its own range: on texts
 # unlike the sample one or another then exceeds it.
 _STRENGTHS = (0.4, 0.55, 0.7, 0.85)
-# Smoothing has to leave no more than a part of the loss, by what it may cost: nothing after attention, see `smoothing`; else a
-# pass over the activation (without any, MiniLM-L6 with random weights is 1.07 times as fast at 16 tokens and 1.01 at 8 x 128:
-# EPYC, Zen 4); and three passes if that could have come in int8 from the layer before.
-_ATTENDED, _WORTHWHILE, _ACTIVATED = 0.8, 0.5, 0.4
+# Smoothing has to leave no more than a part of the loss, by what it may cost: nothing if other weights can take it in, see
+# `smoothing`; else a pass over the activation (without any, MiniLM-L6 with random weights is 1.07 times as fast at 16 tokens
+# and 1.01 at 8 x 128: EPYC, Zen 4); and three passes if that could have come in int8 from the layer before.
+_FREE, _WORTHWHILE, _ACTIVATED = 0.8, 0.5, 0.4
 # Copies of neurons have to leave no more than this part of it.
 _NARROWER = 0.8
 
@@ -108,9 +108,9 @@ def solve_static(group: Group, seen: Observation) -> Solution:
 
     whole = _widest(group, seen, None)
     narrow = _split(group, seen, whole)
-    plain = narrow if loss(narrow) < _NARROWER * loss(whole) else whole
+    plain = narrow if narrow is not whole and loss(narrow) < _NARROWER * loss(whole) else whole
     best = min((_widest(group, seen, _smoothing(group, seen, strength)) for strength in _STRENGTHS), key=loss)
-    part = _ATTENDED if group.attended else _ACTIVATED if group.activation else _WORTHWHILE
+    part = _FREE if group.free else _ACTIVATED if group.activation else _WORTHWHILE
     return _rounded_well(group, seen, best if loss(best) < part * loss(plain) else plain)
 
 

@@ -22,6 +22,8 @@ from torch.nn import functional as F  # noqa: N812
 from cpuc.compiler.quantization.rounding import Weight
 
 ACTIVATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"aten::gelu": F.gelu, "aten::relu": F.relu}
+# Of GELU, several copies with lower limits give too little below the first of them.
+_LEAST = {"aten::gelu": 2.0, "aten::relu": 0.0}
 # Values that were not observed may be larger by this.
 _MARGIN = 1.1
 # For so many neurons there may be one copy. oneDNN's layers of 384 and 1536 channels take 1.02 to 1.06 times as long for 16 or
@@ -88,7 +90,7 @@ def split(highest: torch.Tensor, activation: str) -> Split | None:
     peaks, count = highest * _MARGIN, len(highest)
     most = count // _NEURONS_EACH
     for limit in peaks.topk(min(most + 2, count)).values.flip(0).tolist()[:-1]:
-        if limit <= 0:
+        if limit <= _LEAST[activation]:
             continue
         copies = ((peaks / limit).ceil() - 1).clamp(min=0)
         if 0 < copies.sum() <= most:
