@@ -183,7 +183,8 @@ def _select(
     """The layers that stay in floating point, each with the error that it alone makes: as few as hold the limit.
 
     Errors of layers hardly depend on each other, so their squares add up: those are kept first that err most for the work
-    they save, until what is left measures within the limit. Raises ModelError if nothing is left.
+    they save, until what is left measures within the limit. Then those with the most work go back, as far as it still holds.
+    Raises ModelError if nothing is left.
     """
     budget = min(limit.relative, limit.absolute / measurement.size)
     quantized = {layer: _simulation(layer, solution) for layer, solution in solutions.items()}
