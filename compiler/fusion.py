@@ -94,7 +94,10 @@ class FusedGraph:
     def saved(self) -> bytes:
         """The TorchScript archive of the program."""
         buffer = io.BytesIO()
-        torch.jit.save(self.program, buffer)
+        # What gives a module's state is a graph too. If optimised, IPEX's pass would see it the second time, and announce its
+        # retirement on standard error.
+        with torch.jit.optimized_execution(False):
+            torch.jit.save(self.program, buffer)
         return buffer.getvalue()
 
 
