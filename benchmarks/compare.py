@@ -4,126 +4,55 @@
 
 Every engine is a process of its own, which is stopped (SIGSTOP) while another one is timed, so that no idle thread spins.
 In each round every engine wakes up with one call that does not count, and then makes the same calls with the same inputs; what
-is compared is the median over the rounds, and the ratios round by round. Outputs have to agree with eager's.
+is compared is the median over the rounds, and the ratios round by round. Outputs have to agree with those of eager mode in
+float32.
 
-eager, inductor and cpuc allocate with tcmalloc where it is installed (Debian: libtcmalloc-minimal4), as torch's tuning guide
-and our README advise.
+All but OpenVINO, which aborts with it, allocate with tcmalloc where it is installed (Debian: libtcmalloc-minimal4), as torch's
+tuning guide and our README advise.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes.util
 import json
-import os
+import math
 import platform
-import signal
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import ENGINES, OWN
+from engines import ENGINES
 from models import IMAGE_CASES, MIXED, MODELS, REAL_TEXT, SIZE, TEXT_CASES, make_cases, make_model
+from processes import ALLOCATOR, HERE, Process, command_of, environment, progress, started
 from report import write_report
 from worker import seconds_file
 
-HERE = Path(__file__).resolve().parent
-ALLOCATOR = ctypes.util.find_library("tcmalloc_minimal")
 # How far outputs may be from eager's, as a part of their size.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.5}
 ROUNDS, SECONDS = {True: 5, False: 9}, 0.4
 
-
-@dataclass
-class Process:
-    """A worker, stopped unless it is asked something."""
-
-    name: str
-    command: list[str]
-    ready: dict[str, Any] = field(default_factory=dict)
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment(self.name),
-        )
-        self.ready = self._read()
-        self._signal(signal.SIGSTOP)
-
-    def ask(self, **wanted: Any) -> dict[str, Any]:
-        """The worker's answer; what went wrong with it is under "error"."""
-        if "error" in self.ready:
-            return {"error": self.ready["error"]}
-        self._signal(signal.SIGCONT)
-        assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(wanted) + "\n")
-            self._process.stdin.flush()
-        answer = self._read()
-        self._signal(signal.SIGSTOP)
-        return answer
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if line:
-            return dict(json.loads(line))
-        self.ready = {"error": f"its process ended with {self._process.wait()}"}
-        return self.ready
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
+Cells = dict[str, dict[str, Any]]
+Outputs = dict[str, np.ndarray]
 
 
-def environment(name: str) -> dict[str, str]:
-    """Of an engine's process; "eager fp32" is eager."""
-    advised = ALLOCATOR and ENGINES[name.split()[0]].tcmalloc
-    return os.environ | ({"LD_PRELOAD": ALLOCATOR} if advised else {})
+def measure(workers: list[Process], case: str, precision: str, rounds: int, work: Path, expected: Outputs) -> Cells:
+    """Of each engine the median of a call in seconds, its rounds, or why there is none.
 
-
-def command_of(engine: str, options: argparse.Namespace, source: Path, precision: str, cases: Path) -> list[str]:
-    python = sys.executable if engine in OWN else str(options.peers)
-    work = options.work / source.name / f"{engine.removesuffix('-static')}-{precision}"
-    return [python, str(HERE / "worker.py"), engine, str(source), precision, str(work), str(cases)]
-
-
-@contextlib.contextmanager
-def started(options: argparse.Namespace, source: Path, precision: str, cases: Path) -> Iterator[list[Process]]:
-    """A worker for each engine that has the precision; float32 in eager mode is always there, to compare outputs with."""
-    names = [name for name in options.engines if precision in ENGINES[name].precisions]
-    workers = [Process(name, command_of(name, options, source, precision, cases)) for name in names]
-    if "eager" not in names:
-        workers.insert(0, Process("eager fp32", command_of("eager", options, source, "fp32", cases)))
-    try:
-        for worker in workers:
-            progress(f"{source.name} {precision}: {worker.name}")
-            worker.start()
-        yield workers
-    finally:
-        for worker in workers:
-            worker.stop()
-
-
-def measure(workers: list[Process], case: str, precision: str, rounds: int, work: Path) -> dict[str, Any]:
-    """Of each engine the median of a call in seconds, its rounds, or why there is none."""
-    cells: dict[str, Any] = {}
-    outputs: dict[str, np.ndarray] = {}
+    Args:
+        workers: the first of them is right.
+        case: whose calls they make.
+        precision: says how far they may be off.
+        rounds: of calls in turns.
+        work: a folder for their outputs.
+        expected: outputs by case; those of this one are added. Streams give what one call after the other gives.
+    """
+    cells: Cells = {}
     calls = {}
     for worker in workers:
         saved = work / "output.npy"
@@ -131,17 +60,28 @@ def measure(workers: list[Process], case: str, precision: str, rounds: int, work
         if "error" in first:
             cells[worker.name] = {"error": first["error"]}
             continue
-        outputs[worker.name] = np.load(saved)
-        calls[worker.name] = max(1, min(20, int(SECONDS / first["seconds"][0])))
-        off = difference(outputs[worker.name], next(iter(outputs.values())), worker.ready["hidden"])
+        output = np.load(saved)
+        if worker is workers[0]:
+            expected[case] = output
+        calls[worker.name] = (case, max(1, min(20, int(SECONDS / first["seconds"][0]))))
+        right = expected.get(case.replace("-streams", "-alone"))
+        off = None if right is None else difference(output, right, worker.ready["hidden"])
         cells[worker.name] = {"difference": off}
-        if off is not None and off > TOLERANCE[precision]:
+        if off is not None and not off <= TOLERANCE[precision]:
             cells[worker.name] = {"error": f"its output is off by {off:.2g}"}
-    running = [worker for worker in workers if "error" not in cells[worker.name]]
-    rows: dict[str, list[float]] = {worker.name: [] for worker in running}
+    timed = take_turns([worker for worker in workers if "error" not in cells[worker.name]], calls, rounds)
+    return {name: each if "error" in each else each | timed[name] for name, each in cells.items()}
+
+
+def take_turns(workers: list[Process], calls: Mapping[str, tuple[str, int]], rounds: int) -> Cells:
+    """Time each worker's case, so many calls of it in each round."""
+    cells: Cells = {worker.name: {} for worker in workers}
+    rows: dict[str, list[float]] = {worker.name: [] for worker in workers}
     for number in range(rounds):
-        for worker in running[number % len(running) :] + running[: number % len(running)]:
-            answer = worker.ask(case=case, calls=calls[worker.name])
+        at = number % max(1, len(workers))
+        for worker in workers[at:] + workers[:at]:
+            case, count = calls[worker.name]
+            answer = worker.ask(case=case, calls=count)
             if "error" in answer:
                 cells[worker.name] = {"error": answer["error"]}
             else:
@@ -151,6 +91,27 @@ def measure(workers: list[Process], case: str, precision: str, rounds: int, work
         if "error" not in cells[name]:
             cells[name] |= {"seconds": statistics.median(seconds), "rounds": seconds}
     return cells
+
+
+def fastest_ways(workers: list[Process], cells: list[dict[str, Any]], rounds: int) -> Iterator[tuple[str, Cells]]:
+    """Jobs that were measured in several ways once more, each engine in its fastest and all of them in turns."""
+    for job in dict.fromkeys(cell["case"].partition("-")[0] for cell in cells if "-" in cell["case"]):
+        ways = [cell for cell in cells if cell["case"].startswith(f"{job}-") and not cell["case"].endswith("-fixed")]
+        best: dict[str, tuple[float, str]] = {}
+        for cell in ways:
+            for name, each in cell["engines"].items():
+                if "seconds" in each:
+                    best[name] = min(best.get(name, (math.inf, "")), (each["seconds"], cell["case"]))
+        calls = {name: (case, max(1, min(20, int(SECONDS / seconds)))) for name, (seconds, case) in best.items()}
+        timed = take_turns([worker for worker in workers if worker.name in calls], calls, rounds)
+        off = {cell["case"]: cell["engines"] for cell in ways}
+        yield (
+            f"{job}-fastest",
+            {
+                name: each | {"way": calls[name][0].partition("-")[2], "difference": off[calls[name][0]][name]["difference"]}
+                for name, each in timed.items()
+            },
+        )
 
 
 def difference(output: np.ndarray, expected: np.ndarray, hidden: bool) -> float | None:
@@ -166,6 +127,7 @@ def measure_starts(options: argparse.Namespace, source: Path, precision: str, ca
     commands = {name: [*command_of(name, options, source, precision, cases), "once", case] for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, int] = {}
+    failed: dict[str, int] = {}
     for _ in range(ROUNDS[options.quick] + 1):
         for name, command in commands.items():
             begin = time.perf_counter()
@@ -175,10 +137,13 @@ def measure_starts(options: argparse.Namespace, source: Path, precision: str, ca
             if done.returncode == 0:
                 seconds[name].append(time.perf_counter() - begin)
                 peaks[name] = json.loads(done.stdout)["peak"]
+            else:
+                failed[name] = done.returncode
     return {
-        name: {"seconds": statistics.median(each[1:]), "rounds": each[1:], "peak_bytes": peaks[name]}
+        name: {"error": f"its start failed: the process ended with {failed[name]}"}
+        if name in failed
+        else {"seconds": statistics.median(each[1:]), "rounds": each[1:], "peak_bytes": peaks[name]}
         for name, each in seconds.items()
-        if len(each) > 1
     }
 
 
@@ -193,12 +158,17 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             progress(f"{name} {precision}")
             write_cases(options, source, wanted, cases)
             cells: list[dict[str, Any]] = []
+            about = {"model": name, "precision": precision, "date": time.strftime("%Y-%m-%d"), "commit": commit()}
+            rounds = ROUNDS[options.quick]
             with started(options, source, precision, cases) as workers:
+                expected: Outputs = {}
                 for case in wanted:
                     progress(f"{name} {precision} {case}")
-                    engines = measure(workers, case, precision, ROUNDS[options.quick], options.work)
-                    cells.append({"model": name, "precision": precision, "case": case, "engines": engines})
-                    put(result["cells"], cells[-1])
+                    engines = measure(workers, case, precision, rounds, options.work, expected)
+                    cells.append({**about, "case": case, "engines": engines})
+                cells += [{**about, "case": job, "engines": found} for job, found in fastest_ways(workers, cells, rounds)]
+                for cell in cells:
+                    put(result["cells"], cell)
                 result["versions"] |= {each.name: each.ready["versions"] for each in workers if "versions" in each.ready}
                 built = {worker.name: worker.ready for worker in workers}
             roofs = measure_roofs(options, source, precision, wanted)
@@ -242,12 +212,22 @@ def measure_roofs(options: argparse.Namespace, source: Path, precision: str, wan
 
 def known(options: argparse.Namespace) -> dict[str, Any]:
     """What was measured before, with `--add`, on a machine like this one."""
-    here = machine()
-    if options.add and (options.output / "results.json").exists():
-        result: dict[str, Any] = json.loads((options.output / "results.json").read_text())
-        if result["machine"]["cpu"] == here["cpu"]:
-            return result
-    return {"machine": here, "cells": [], "starts": [], "versions": {}}
+    here, file = machine(), options.output / "results.json"
+    if not options.add or not file.exists():
+        return {"machine": here, "cells": [], "starts": [], "versions": {}}
+    result: dict[str, Any] = json.loads(file.read_text())
+    for fact in ("cpu", "family", "isa", "threads"):
+        there = result["machine"].get(fact, here[fact])  # older ones don't tell their family
+        if there != here[fact]:
+            sys.exit(f"--add: {file} is of another machine ({fact}: {there}, here {here[fact]}); give another --output")
+    result["machine"] = here
+    return result
+
+
+def commit() -> str:
+    """Of cpuc's repository, with a sign if files differ from it."""
+    done = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def put(entries: list[dict[str, Any]], entry: dict[str, Any]) -> None:
@@ -291,16 +271,15 @@ def write_cases(options: argparse.Namespace, source: Path, wanted: list[str], ca
 
 
 def machine() -> dict[str, Any]:
-    """What the figures are of."""
+    """What the figures are of. Names of CPUs do not tell generations apart; families and models do."""
     from cpuc.compiler.benchmarking.machine import describe_machine
 
-    facts = {"system": platform.platform(), "date": time.strftime("%Y-%m-%d"), "allocator": ALLOCATOR or "the C library's"}
-    return vars(describe_machine()) | facts
-
-
-def progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{text} …", file=sys.stderr)
+    text = Path("/proc/cpuinfo").read_text()
+    numbers = [re.search(rf"^{key}\s*: (\d+)$", text, re.MULTILINE) for key in ("cpu family", "model")]
+    family = " ".join(f"{word} {found[1]}" for word, found in zip(("family", "model"), numbers, strict=True) if found)
+    facts = {"family": family, "system": platform.platform(), "allocator": ALLOCATOR or "the C library's"}
+    with_it = ", ".join(name for name, engine in ENGINES.items() if engine.tcmalloc)
+    return vars(describe_machine()) | facts | {"allocating": with_it}
 
 
 def parse() -> argparse.Namespace:
@@ -309,23 +288,37 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "bench", help="where models are built, and kept")
     parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "docs" / "benchmarks")
     parser.add_argument("--add", action="store_true", help="keep what the output folder has of other cells")
-    parser.add_argument("--quick", action="store_true", help="bert-base in float32 only, fewer rounds")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="5 rounds instead of 9, and unless asked for bert-base in float32 alone, without cpuc-tuned and mixed lengths",
+    )
     parser.add_argument("--data", type=Path, help="a SQuAD file, for questions per second over real text")
     parser.add_argument("--models", nargs="+", help=f"of {', '.join(MODELS)} and minilm-qa, or folders of models")
     parser.add_argument("--precisions", nargs="+", choices=list(TOLERANCE))
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), help="default: all, but cpuc-tuned with --quick")
     parser.add_argument("--cases", nargs="+", help="only these, rows by tokens (or pixels), such as 1x128")
     options = parser.parse_args()
+    given = bool(options.models)
     options.models = options.models or (["bert-base"] if options.quick else [*MODELS, "minilm-qa"])
     options.engines = options.engines or [name for name in ENGINES if not (options.quick and name == "cpuc-tuned")]
     options.precisions = options.precisions or (["fp32"] if options.quick else list(TOLERANCE))
     for name in options.models:
         if name not in (*MODELS, "minilm-qa") and not (Path(name) / "config.json").exists():
             parser.error(f"--models: {name} is neither one of them nor a folder with a config.json")
+    for case in options.cases or ():
+        if case not in (*MIXED, *REAL_TEXT) and not SIZE.fullmatch(case):
+            parser.error(f"--cases: {case} is neither rows by tokens, as 1x128, nor one of {', '.join((*MIXED, *REAL_TEXT))}")
+        if case in REAL_TEXT and not options.data:
+            parser.error(f"--cases: {case} needs --data")
+    if "minilm-qa" in options.models and not options.cases and not options.data:
+        if given:
+            parser.error("--models: minilm-qa, for which questions are timed, needs --data")
+        options.models.remove("minilm-qa")
+        print("minilm-qa is left out: its questions need --data", file=sys.stderr)
     options.work.mkdir(parents=True, exist_ok=True)
     return options
 
 
 if __name__ == "__main__":
-    given = parse()
-    compare(given)
+    compare(parse())

@@ -25,7 +25,7 @@ class Engine:
         precisions: those that the engine has.
         one_shape: whether each shape is compiled for itself, so that cases of many shapes are not for it.
         hidden: whether it gives hidden states of the encoder instead of the head's outputs, which are not compared then.
-        tcmalloc: whether its documentation advises that allocator; with it OpenVINO 2026.4 aborts.
+        tcmalloc: whether it gets that allocator; with it OpenVINO 2026.4 aborts.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
@@ -63,11 +63,11 @@ class Engine:
         """What is deployed."""
         return [path for path in self.work.rglob("*") if path.is_file()]
 
-    def exportable(self) -> Any:
+    def exportable(self, attention: str = "sdpa") -> Any:
         """The same with plain outputs. Models of images need their parts' names inside."""
         import torch
 
-        model = self.model()
+        model = self.model(attention)
         if "pixel_values" not in self.example:
             model.config.return_dict = False
             return model
@@ -84,10 +84,11 @@ class Engine:
 
         return Logits().eval()
 
-    def model(self) -> Any:
-        """The original, in float32 and in eager mode."""
+    def model(self, attention: str = "sdpa") -> Any:
+        """The original, in float32 and in eager mode; `attention` is transformers' ``attn_implementation``."""
         import transformers
 
         transformers.logging.set_verbosity_error()
         kind = "ImageClassification" if "pixel_values" in self.example else "QuestionAnswering"
-        return getattr(transformers, f"AutoModelFor{kind}").from_pretrained(self.source, dtype="float32").eval()
+        model = getattr(transformers, f"AutoModelFor{kind}")
+        return model.from_pretrained(self.source, dtype="float32", attn_implementation=attention).eval()

@@ -41,7 +41,10 @@ class Eager(Engine):
 
 
 class Inductor(Eager):
-    """torch.compile with frozen weights, for each shape (the tutorial on inductor's CPU backend)."""
+    """torch.compile with frozen weights and max-autotune, for each shape (the tutorials on inductor's CPU backend).
+
+    It has no int8 here: that takes another exporter and quantiser (PT2E, torchao), with which it was not tried.
+    """
 
     one_shape = True
 
@@ -54,7 +57,7 @@ class Inductor(Eager):
         inductor.freezing = True
         inductor.cpp_wrapper = True
         torch._dynamo.config.recompile_limit = 64
-        self._model = torch.compile(self._model, dynamic=False)
+        self._model = torch.compile(self._model, dynamic=False, mode="max-autotune")
 
     def run(self, arrays: Arrays) -> np.ndarray:
         import torch
@@ -68,7 +71,8 @@ class Inductor(Eager):
 class OpenVino(Engine):
     """Hint LATENCY, a model cache, one model for all shapes; int8 by NNCF's post-training quantisation for transformers.
 
-    Streams are those of the hint THROUGHPUT.
+    What is not int8 then has the precision that OpenVINO chooses, bfloat16 where the CPU computes in it. Streams are those of
+    the hint THROUGHPUT.
     """
 
     precisions = ("fp32", "bf16", "int8")
@@ -87,7 +91,7 @@ class OpenVino(Engine):
 
             data = nncf.Dataset([dict(each) for each in self.calibration])
             converted = nncf.quantize(converted, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(self.calibration))
-        openvino.save_model(converted, self.work / "model.xml", compress_to_fp16=False)
+        openvino.save_model(converted, self.work / "model.xml", compress_to_fp16=self.precision == "bf16")
 
     def load(self) -> None:
         import openvino
@@ -97,9 +101,9 @@ class OpenVino(Engine):
         self._compiled = self._compile(self.work / "model.xml")
 
     def _compile(self, model: Any, hint: str = "LATENCY", **settings: Any) -> Any:
-        kind = "bf16" if self.precision == "bf16" else "f32"
-        wanted = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": kind, **settings}
-        return self._core.compile_model(model, "CPU", wanted)
+        kind = {"fp32": "f32", "bf16": "bf16"}.get(self.precision)
+        rest = {"INFERENCE_PRECISION_HINT": kind} if kind else {}
+        return self._core.compile_model(model, "CPU", {"PERFORMANCE_HINT": hint, **rest, **settings})
 
     def run(self, arrays: Arrays) -> np.ndarray:
         return np.asarray(self._compiled(dict(arrays))[0])
@@ -136,9 +140,13 @@ class OpenVinoStatic(OpenVino):
 
 
 class OnnxRuntime(Engine):
-    """Exported by torch, fused by ONNX Runtime's optimiser for transformers; int8 by its dynamic quantisation."""
+    """Exported by torch, fused by ONNX Runtime's optimiser for transformers; int8 by its dynamic quantisation.
+
+    Its optimiser knows the attention of transformers' eager form, and not what torch makes of scaled_dot_product_attention.
+    """
 
     precisions = ("fp32", "int8")
+    tcmalloc = True
 
     def build(self) -> None:
         if (self.work / "model.onnx").exists():
@@ -147,7 +155,7 @@ class OnnxRuntime(Engine):
         import onnxruntime.transformers.optimizer
         import torch
 
-        model, export = self.exportable(), self.work / "export.onnx"
+        model, export = self.exportable("eager"), self.work / "export.onnx"
         names = list(self.example)
         free = {name: {0: "batch"} | ({1: "sequence"} if array.ndim == 2 else {}) for name, array in self.example.items()}
         arguments = tuple(torch.from_numpy(array) for array in self.example.values())
@@ -159,6 +167,9 @@ class OnnxRuntime(Engine):
         fused = onnxruntime.transformers.optimizer.optimize_model(
             str(export), model_type=kind, num_heads=heads, hidden_size=facts.hidden_size, opt_level=1, use_gpu=False
         )
+        found = fused.get_fused_operator_statistics()
+        if kind == "bert" and not found["Attention"]:
+            raise UnsupportedError("its optimiser found no attention")
         fused.save_model_to_file(str(export))
         if self.precision == "int8":
             import onnx
@@ -200,10 +211,11 @@ class OnnxRuntime(Engine):
 
 
 class CTranslate2(Engine):
-    """The encoder without its head, which CTranslate2 leaves to PyTorch."""
+    """The encoder without its head, which CTranslate2 leaves to PyTorch. On CPUs it has no bfloat16."""
 
-    precisions = ("fp32", "bf16", "int8")
+    precisions = ("fp32", "int8")
     hidden = True
+    tcmalloc = True
 
     def build(self) -> None:
         if self.work.joinpath("model.bin").exists():
@@ -222,9 +234,7 @@ class CTranslate2(Engine):
         (base / "config.json").write_text(json.dumps({"position_embedding_type": "absolute"} | config))
         try:
             converter = ctranslate2.converters.TransformersConverter(str(base))
-            converter.convert(
-                str(self.work), quantization={"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[self.precision], force=True
-            )
+            converter.convert(str(self.work), quantization={"fp32": "float32", "int8": "int8"}[self.precision], force=True)
         except Exception as error:
             raise UnsupportedError(f"its converter: {str(error).splitlines()[0]}") from error
         shutil.rmtree(base)
@@ -232,7 +242,8 @@ class CTranslate2(Engine):
     def load(self) -> None:
         import ctranslate2
 
-        self._encoder = ctranslate2.Encoder(str(self.work), device="cpu", inter_threads=1)
+        threads = len(os.sched_getaffinity(0))  # left to itself it takes four at most
+        self._encoder = ctranslate2.Encoder(str(self.work), device="cpu", inter_threads=1, intra_threads=threads)
 
     def start_streams(self, count: int) -> None:
         import ctranslate2
