@@ -220,6 +220,8 @@ def known(options: argparse.Namespace) -> dict[str, Any]:
         there = result["machine"].get(fact, here[fact])  # older ones don't tell their family
         if there != here[fact]:
             sys.exit(f"--add: {file} is of another machine ({fact}: {there}, here {here[fact]}); give another --output")
+    for cell in result["cells"]:
+        cell.setdefault("date", result["machine"].get("date"))  # older ones had one for all
     result["machine"] = here
     return result
 

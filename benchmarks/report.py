@@ -152,7 +152,7 @@ def _starts(starts: list[dict[str, Any]]) -> str:
 
 def _machine(machine: dict[str, Any], cells: list[dict[str, Any]]) -> str:
     """Results of before 2026-11-30 have one date for all cells, and don't tell commits."""
-    dates = sorted({cell.get("date") or machine["date"] for cell in cells})
+    dates = sorted({date for cell in cells if (date := cell.get("date") or machine.get("date"))}) or ["at an unknown time"]
     commits = ", ".join(dict.fromkeys(cell["commit"] for cell in cells if "commit" in cell))
     with_it = machine.get("allocating", "eager, inductor and cpuc")
     return (
