@@ -19,7 +19,7 @@ class Forms:
 
     Attributes:
         layers: whose kernels compute linear layers: "libxsmm", "libxsmm-N" with weights in blocks of N outputs where that is
-            not the usual number, "onednn", "by-rows" for either of them, see `by_rows`, or "mkl", see `packed`.
+            not the usual number, "onednn", "by-rows" for either of them by their number, see `by_rows`, or "mkl", see `packed`.
         int8: whose kernels compute layers in int8, "onednn" or "fbgemm".
         residual: what adds the residual connection: the layer "norm" that follows, or the linear "layer" before it.
         attention: in float32, one kernel ("flash"), or "products" of whole matrices where `products` finds them faster.
@@ -45,7 +45,7 @@ def defaults(dtype: torch.dtype, *, by_rows: bool = False) -> Forms:
     products = cpu_offers("AVX512") and not is_intel()
     residual = norm_adds() and dtype == torch.float32
     return Forms(
-        layers="by-rows" if by_rows and torch.cpu._is_amx_tile_supported() else "libxsmm",
+        layers="by-rows" if by_rows else "libxsmm",
         int8=int8_kernels(),
         residual="norm" if residual else "layer",
         attention="products" if products else "flash",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from cpuc.compiler import rewrites
-from cpuc.compiler.by_rows import Packing, use_both
+from cpuc.compiler.by_rows import Packing, has_both, use_both
 from cpuc.compiler.capture import Inputs, to_tensors
 from cpuc.compiler.flash import KERNEL, use_flash
 from cpuc.compiler.forms import Forms, defaults, int8_kernels, norm_adds
@@ -28,7 +28,7 @@ from cpuc.compiler.quantization import Fbgemm, Lowering, Quantized, calling, low
 from cpuc.compiler.residual import find_sums
 from cpuc.compiler.short import find_short, use_short
 from cpuc.compiler.smoothing import absorb
-from cpuc.compiler.xsmm import alternatives, dtypes_of_layers, use_xsmm
+from cpuc.compiler.xsmm import alternatives, sizes_of_layers, use_xsmm
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.libraries import load_ipex
 from cpuc.runtime.manifest import Quantization
@@ -158,11 +158,12 @@ class Fusible:
     def __init__(self, graph: Any, names: Sequence[str], tensors: Sequence[torch.Tensor], quantized: Quantized | None) -> None:
         self._graph, self._names, self._tensors, self._quantized = graph, names, tensors, quantized
         self._expected: list[torch.Tensor] = []
-        self._dtypes = dtypes_of_layers(graph)
+        sizes = sizes_of_layers(graph)
+        self._dtypes = {dtype for dtype, *_ in sizes}
         # Scales found while running would make more of it that a row is rounded otherwise alone than in a batch.
         self._alike = quantized is not None and quantized.summary.scheme == "dynamic"
         dtype = torch.float32 if torch.float32 in self._dtypes else torch.bfloat16
-        by_rows = torch.bfloat16 in self._dtypes and not quantized
+        by_rows = not quantized and any(has_both(*size) for size in sizes)
         self.defaults = Forms(int8=int8_kernels()) if self._alike else defaults(dtype, by_rows=by_rows)
 
     def expect(self, batch: Inputs) -> None:

@@ -96,14 +96,15 @@ def use_xsmm(graph: Graph, example: Sequence[torch.Tensor], form: str = "libxsmm
     torch._C._jit_pass_dce(graph)
 
 
-def dtypes_of_layers(graph: Graph) -> set[torch.dtype]:
-    """The dtypes of the layers that `use_xsmm` may find a kernel for."""
-    return {dtype for dtype, _ in _sizes(graph)}
+def sizes_of_layers(graph: Graph) -> set[tuple[torch.dtype, int, int]]:
+    """The dtypes, numbers of outputs and of inputs of the layers that `use_xsmm` may find a kernel for."""
+    weights = (_unpacked(node)[0] for node in _layers(graph))
+    return {(weight.dtype, weight.shape[0], weight.shape[1]) for weight in weights}
 
 
 def alternatives(graph: Graph) -> list[str]:
     """The forms besides the usual one that the layers of a graph can have on this CPU."""
-    layers = [(outputs, _blocks(dtype, outputs)[0]) for dtype, outputs in _sizes(graph)]
+    layers = [(outputs, _blocks(dtype, outputs)[0]) for dtype, outputs, _ in sizes_of_layers(graph)]
     others = {
         size
         for outputs, sizes in layers
@@ -111,12 +112,6 @@ def alternatives(graph: Graph) -> list[str]:
         if size >= _LEAST and outputs % size == 0 and size != _divisor(outputs, sizes)
     }
     return [*(f"libxsmm-{size}" for size in sorted(others)), "onednn"] if any(sizes for _, sizes in layers) else []
-
-
-def _sizes(graph: Graph) -> set[tuple[torch.dtype, int]]:
-    """The dtypes and numbers of outputs that layers have."""
-    weights = (_unpacked(node)[0] for node in _layers(graph))
-    return {(weight.dtype, weight.shape[0]) for weight in weights}
 
 
 def _layers(graph: Graph) -> list[Node]:
