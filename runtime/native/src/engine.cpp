@@ -2,10 +2,7 @@
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <dlfcn.h>
-#include <malloc.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 #include <torch/version.h>
@@ -13,7 +10,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <optional>
@@ -22,6 +18,7 @@
 #include <vector>
 
 #include "cpuc.h"
+#include "heap.h"
 #include "text.h"
 #include "weight_memory.h"
 
@@ -54,42 +51,6 @@ void detect_cpu() {
   ::setenv("ATEN_CPU_CAPABILITY", avx512 ? "avx512" : "avx2", 1);
   at::get_cpu_capability();
   ::unsetenv("ATEN_CPU_CAPABILITY");
-}
-
-// Every call of a model frees what it allocated; by default glibc hands that back to the kernel, and the next call pays for each
-// page anew. So the heap keeps as much of it as the Python runtime's, grows by that once and asks for huge pages there, whose
-// addresses are translated faster. As there, the allocator's own variables come first. Other allocators, such as cpuc-run's, know
-// none of these limits, but take the same room and keep it.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  for (const char* name : {"MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_"}) {
-    if (std::getenv(name) != nullptr) return;
-  }
-  const char* tunables = std::getenv("GLIBC_TUNABLES");
-  if (tunables != nullptr && std::string(tunables).find("glibc.malloc") != std::string::npos) return;
-  constexpr size_t kept = 256 << 20, freed = 2 * kept, largest = 32 << 20, page = 4 << 10;
-  ::mallopt(M_MMAP_THRESHOLD, largest);
-  ::mallopt(M_TRIM_THRESHOLD, freed);
-  ::mallopt(M_TOP_PAD, largest);
-  ::mallopt(M_MXFAST, 0);
-  // Only the first thread's heap is one; those of others grow in pieces of their own.
-  static std::atomic_flag grown = ATOMIC_FLAG_INIT;
-  if (::getpid() != ::syscall(SYS_gettid) || grown.test_and_set()) return;
-  // Limits on memory count room that is never used.
-  for (const auto limited : {RLIMIT_AS, RLIMIT_DATA}) {
-    rlimit limit{};
-    if (::getrlimit(limited, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) return;
-  }
-  ::mallopt(M_TOP_PAD, kept);
-  char* begin = static_cast<char*>(::sbrk(0));
-  std::vector<void*> blocks;
-  for (size_t taken = 0; taken < kept; taken += largest) blocks.push_back(std::malloc(largest - page));
-  char* end = static_cast<char*>(::sbrk(0));
-  begin += (page - reinterpret_cast<uintptr_t>(begin) % page) % page;
-  if (begin < end) ::madvise(begin, end - begin, MADV_HUGEPAGE);
-  for (void* block : blocks) std::free(block);
-  ::mallopt(M_TOP_PAD, largest);
-#endif
 }
 
 void check_cpu(const Bundle& bundle) {
@@ -270,6 +231,8 @@ Tensors Model::run(const Tensors& inputs) const {
   }
   {
     const std::lock_guard lock(loaded_->guard);
+    constexpr size_t most = 4096;  // recordings have new shapes without end
+    if (loaded_->met.size() >= most) loaded_->met.clear();
     loaded_->met.insert(std::move(shapes));
   }
   const auto& values = result.toTupleRef().elements();

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cpuc.h"
+#include "heap.h"
 #include "text.h"
 
 namespace cpuc {
@@ -91,6 +92,7 @@ TextModel TextModel::load(const std::string& path, const LoadOptions& options) {
 
 TextModel TextModel::load(const Bundle& bundle, Checks checks) {
   task_type(bundle.manifest);
+  keep_freed_memory();  // the model is loaded by another thread, whose heap would not grow
   auto model = std::async(std::launch::async, [&] { return Model::load(bundle, std::move(checks)); });
   TextEncoder encoder(bundle.manifest, bundle.read("tokenizer.json"));
   make_task(bundle.manifest, encoder, {});
