@@ -10,6 +10,8 @@ Arrays are named ``<batch>/<position>``. No file is written that a killed proces
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import io
 import json
@@ -125,10 +127,18 @@ def _work(kind: Kind, arguments: list[str], inputs: int, outputs: int, printed: 
     try:
         with open(outputs, "wb") as results:
             results.write(answer(kind.load(*arguments, *map(str, others)), sys.stdin.buffer.read()))
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        os._exit(os.EX_TEMPFAIL if _lacks_room(error) else 1)
     os._exit(0)
+
+
+def _lacks_room(error: BaseException) -> bool:
+    """Whether the machine is short of something, which says nothing of the model."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":

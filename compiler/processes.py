@@ -48,7 +48,8 @@ class Fresh:
     def run(self, arguments: Sequence[str], inputs: bytes, handles: Sequence[int] = ()) -> bytes:
         """What a fresh process answers to `inputs`, both .npz.
 
-        Raises ChildProcessError with the last line that it wrote if it fails, and CpucError if there can be none.
+        Raises ChildProcessError with the last line that it wrote if it fails, and CpucError if there can be none, or if it was
+        killed or had not enough memory or room.
         """
         with self._lock, contextlib.ExitStack() as stack:
             try:
@@ -143,9 +144,15 @@ class _Server:
         return code, printed
 
 
-def _failure(code: int, printed: bytes) -> ChildProcessError:
+def _failure(code: int, printed: bytes) -> ChildProcessError | CpucError:
+    """What a process died of; that it was killed, or lacked room, says nothing of what ran in it."""
     lines = printed.decode(errors="replace").strip().splitlines() or [f"it ended with code {code}"]
-    return ChildProcessError(lines[-1])
+    if code not in (-signal.SIGKILL, os.EX_TEMPFAIL):
+        return ChildProcessError(lines[-1])
+    return CpucError(
+        f"verification could not be finished: {lines[-1]}: it needs memory for the model once more, and room in the temporary "
+        "folder (TMPDIR)"
+    )
 
 
 def _impossible(error: OSError) -> CpucError:
