@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def run(
     """Answer the records in a file from BUNDLE.
 
     What a record is depends on the task: 'cpuc tasks' shows one of each. A record may have an "id", which its answer
-    repeats. The output has the form of the input: one record, a list, or JSON Lines; SQuAD's own JSON gives a list.
+    repeats. The output has the form of the input: one record, a list, or JSON Lines (one record on one line is both);
+    SQuAD's own JSON gives a list.
     Offsets count Unicode characters of your text.
 
     \b
@@ -355,4 +357,6 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 def program() -> None:
     """What the installed `cpuc` calls."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' own, of which a user of the command line can change nothing
     end_early(main)

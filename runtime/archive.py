@@ -6,6 +6,7 @@ directory follows the last of them in the same order, and the file ends with it.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import stat
@@ -32,6 +33,7 @@ _END64 = struct.Struct("<4sQHHLLQQQQ")
 _LOCATOR = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4sHHHHHHLLLHHHHHLL")
 _LOCAL = struct.Struct("<4sHHHHHLLLHH")
+_PIECE = 1 << 26
 _UNKNOWN = 0xFFFFFFFF  # the value is in the extra field for large files
 _LARGE, _PADDING = 0x0001, 0x4246
 
@@ -48,7 +50,12 @@ class File:
         self._handle = -1
         try:
             # Opening a pipe would wait for its writer.
-            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                # Not in the place of a standard stream that is closed, which libraries write to.
+                self._handle = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)
+            finally:
+                os.close(handle)
             facts = os.fstat(self._handle)
         except FileNotFoundError:
             raise BundleError(f"{path}: no such file") from None
@@ -86,7 +93,13 @@ class File:
 def reopened(handle: int) -> str | BinaryIO:
     """A path that opens the very file of an open handle or, where the system's list of them is not mounted, its contents."""
     own = Path(f"/proc/self/fd/{handle}")
-    return str(own) if own.exists() else io.BytesIO(os.pread(handle, os.fstat(handle).st_size, 0))
+    if own.exists():
+        return str(own)
+    contents = io.BytesIO()
+    while piece := os.pread(handle, _PIECE, contents.tell()):  # one call gives 2 GiB at most
+        contents.write(piece)
+    contents.seek(0)
+    return contents
 
 
 @dataclass(frozen=True)

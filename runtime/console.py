@@ -73,8 +73,18 @@ class TaskOptions(click.Command):
 
 
 def show(what: Any) -> None:
-    """Lines of text, or anything else as JSON."""
-    click.echo("\n".join(what) if isinstance(what, list) else json.dumps(what, indent=2, ensure_ascii=False))
+    """Lines of text, or anything else as JSON, on standard output. Raises CpucError if it cannot be written."""
+    from cpuc.runtime.errors import CpucError
+
+    text = "\n".join(what) if isinstance(what, list) else json.dumps(what, indent=2, ensure_ascii=False)
+    if sys.stdout is None and not click.get_current_context().params.get("output"):  # this is all that the command gives
+        raise CpucError("standard output is closed")
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CpucError(f"standard output cannot be written: {error.strerror}") from None
 
 
 def warn(text: str) -> None:

@@ -20,6 +20,8 @@ from cpuc.runtime.turns import KERNELS
 if TYPE_CHECKING:
     import torch
 
+# So many sets of input shapes are remembered. Recordings have new ones without end.
+_MOST_MET = 4096
 # In rising order, as torch.backends.cpu.get_cpu_capability names them.
 CAPABILITIES = ("NO AVX", "DEFAULT", "AVX2", "AVX512")
 
@@ -88,6 +90,8 @@ class Engine:
             except RuntimeError as error:
                 _explain(error, self._path)
                 raise
+        if len(self._met) >= _MOST_MET:
+            self._met.clear()
         self._met.add(met)
         return {spec.name: tensor for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)}
 

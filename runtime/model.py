@@ -118,7 +118,10 @@ class Model:
         for size in WARM_UP.get(free, (1,)):
             sizes = {free: min(size, largest)}
             inputs = pad_rows([self._task.warm_up()], self.manifest.inputs, self._task.padding_side, sizes)
-            list(map(self._run, [inputs]) if self._streams is None else self._streams.everywhere(inputs))
+            if self._streams is None:
+                self._run(inputs)
+            else:
+                self._streams.everywhere(inputs)
 
     def raw(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph on named arrays of the manifest's signature; returns its outputs by name.

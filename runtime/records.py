@@ -11,12 +11,14 @@ from typing import Any
 
 from cpuc.runtime.errors import InputError
 
+# What records of any task begin with: an object with one of these is not SQuAD's, whatever else it has.
+_FIELDS = ("question", "context", "text", "image", "audio")
 # What a question of SQuAD may have besides its text.
 SQUAD_FIELDS = ("id", "answers", "is_impossible")
 
 
 class Form(Enum):
-    """The shape of the input, which the output repeats."""
+    """The shape of the input, which the output repeats. A record that stands on one line is a line."""
 
     RECORD = "record"
     LIST = "list"
@@ -43,10 +45,10 @@ def parse_records(data: bytes, source: str) -> Records:
         InputError: the data is not UTF-8 or not JSON; the message gives line and column.
     """
     text = decode_text(data, source)
-    if not text.strip():
-        raise InputError(f"{source}: is empty; expected JSON")
     if source.endswith((".jsonl", ".ndjson")):
         return _parse_lines(text, source)
+    if not text.strip():
+        raise InputError(f"{source}: is empty; expected JSON")
     try:
         value = _loads(text)
     except json.JSONDecodeError as error:
@@ -57,12 +59,12 @@ def parse_records(data: bytes, source: str) -> Records:
         raise InputError(f"{source}: the JSON is nested too deeply") from None
     except ValueError:  # int() of thousands of digits
         raise InputError(f"{source}: a number has too many digits") from None
-    if isinstance(value, dict) and "data" in value and "context" not in value:
+    if isinstance(value, dict) and "data" in value and not any(field in value for field in _FIELDS):
         values = _flatten_squad(value, source)
         return Records(Form.LIST, values, [f"record {i + 1}" for i in range(len(values))])
     if isinstance(value, list):
         return Records(Form.LIST, value, [f"record {i + 1}" for i in range(len(value))])
-    return Records(Form.RECORD, [value], ["the record"])
+    return Records(Form.RECORD if "\n" in text.strip(" \t\r\n") else Form.LINES, [value], ["the record"])
 
 
 def decode_text(data: bytes, source: str) -> str:
@@ -137,8 +139,26 @@ def reject_surrogates(text: str, where: str) -> None:
 
 
 def format_answers(answers: Iterable[Any], form: Form) -> str:
-    """The JSON text of `answers` (each has ``to_json``) in the form of the input, ending in a newline."""
+    """The JSON text of `answers` (each has ``to_json``) in the form of the input, ending in a newline.
+
+    JSON has no numbers that are not finite: they are null.
+    """
     values = [answer.to_json() for answer in answers]
     if form is Form.LINES:
-        return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-    return json.dumps(values if form is Form.LIST else values[0], ensure_ascii=False, indent=2) + "\n"
+        return "".join(_dumps(value) + "\n" for value in values)
+    return _dumps(values if form is Form.LIST else values[0], indent=2) + "\n"
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -40,6 +40,7 @@ class Streams:
         bounds = [len(cpus) * i // count for i in range(count + 1)]
         shares = [cpus[start:end] for start, end in itertools.pairwise(bounds)]
         self._pool = ThreadPoolExecutor(count, "cpuc-stream", _settle, (shares,))
+        self._meeting = threading.Lock()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The engine's `run`, on the next stream that is free."""
@@ -49,7 +50,7 @@ class Streams:
         """`run` for each of `batches`, in their order, side by side."""
         return self._pool.map(self._call, batches)
 
-    def everywhere(self, inputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    def everywhere(self, inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         """`run` once on every stream, at the same time."""
         together = threading.Barrier(self.count)
 
@@ -57,7 +58,8 @@ class Streams:
             together.wait()
             return self._call(inputs)
 
-        return self._pool.map(meet, [inputs] * self.count)
+        with self._meeting:  # of two meetings, each would wait for streams that the other holds
+            return list(self._pool.map(meet, [inputs] * self.count))
 
 
 def _settle(shares: list[list[int]]) -> None:

@@ -99,6 +99,9 @@ READ = [
     '{"data": 3}',
     '{"data": [3]}',
     json.dumps({"data": 1, **SQUAD}),
+    '{"text": "good", "data": []}',
+    ' {"a": 1} \r\n\n',
+    '\n{"a":\n1}',
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from cpuc.runtime.errors import BundleError, InputError
+from cpuc.runtime.errors import BundleError, CpucError, InputError
 from cpuc.runtime.labels import with_id
 from cpuc.runtime.manifest import Manifest
 from cpuc.runtime.tasks import About, Row, option
@@ -177,6 +177,8 @@ class QuestionAnswering(TextTask):
                 else:
                     found[text.lower()] = dataclasses.replace(known, score=known.score + score)
         answers = list(found.values())
+        if not answers:
+            raise CpucError(f"{record.where}: the model's scores are no numbers (NaN): verify the artifact with 'cpuc verify'")
         if options.allow_no_answer:
             answers.append(Answer("", no_answer, 0, 0, record.id))
         answers = sorted(answers, key=lambda answer: answer.score, reverse=True)[:top_k]

@@ -165,7 +165,10 @@ Member located(const File& file, const Entry& entry, const std::string& name, ui
 
 File::File(std::string path) : path_(std::move(path)) {
   // Opening a pipe would wait for its writer.
-  handle_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const int opened = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  // Not in the place of a standard stream that is closed, which libraries write to, and load_ipex too.
+  handle_ = opened < 0 ? opened : ::fcntl(opened, F_DUPFD_CLOEXEC, 3);
+  if (opened >= 0) ::close(opened);
   if (handle_ < 0 && errno == ENOENT) throw Error(Kind::bundle, path_ + ": no such file");
   struct stat facts {};
   if (handle_ < 0 || ::fstat(handle_, &facts) != 0) {

@@ -1,5 +1,6 @@
 #include "records.h"
 
+#include <algorithm>
 #include <array>
 
 #include "characters.h"
@@ -10,6 +11,8 @@
 namespace cpuc {
 namespace {
 
+// What records of any task begin with: an object with one of these is not SQuAD's, whatever else it has.
+const std::array<std::string, 5> fields = {"question", "context", "text", "image", "audio"};
 // What a question of SQuAD may have besides its text.
 const std::array<std::string, 3> squad_fields = {"id", "answers", "is_impossible"};
 
@@ -68,6 +71,11 @@ bool looks_like_lines(std::string_view text) {
   return end != std::string_view::npos && is_json(text.substr(begin, end - begin));
 }
 
+bool on_one_line(std::string_view text) {
+  const size_t newline = text.find('\n', text.find_first_not_of(" \t\r\n"));
+  return newline == std::string_view::npos || text.find_first_not_of(" \t\r\n", newline) == std::string_view::npos;
+}
+
 bool ends_with(const std::string& text, const std::string& ending) {
   return text.size() >= ending.size() && text.compare(text.size() - ending.size(), ending.size(), ending) == 0;
 }
@@ -115,8 +123,8 @@ Records listed(std::vector<Json> values) {
 
 Records parse_records(const std::string& data, const std::string& source) {
   const std::string text = without_mark(data, source);
-  if (is_blank(text)) wrong(source + ": is empty; expected JSON");
   if (ends_with(source, ".jsonl") || ends_with(source, ".ndjson")) return parse_lines(text, source);
+  if (is_blank(text)) wrong(source + ": is empty; expected JSON");
   Json value;
   try {
     value = parse_json(text);
@@ -124,9 +132,10 @@ Records parse_records(const std::string& data, const std::string& source) {
     if (looks_like_lines(text)) return parse_lines(text, source);
     refuse(error, text, source, 0);
   }
-  if (value.is_object() && value.contains("data") && !value.contains("context")) return listed(flatten_squad(value, source));
+  const auto has = [&](const std::string& field) { return value.contains(field); };
+  if (value.is_object() && has("data") && std::none_of(fields.begin(), fields.end(), has)) return listed(flatten_squad(value, source));
   if (value.is_array()) return listed(std::move(value.get_ref<Json::array_t&>()));
-  return {Form::record, {std::move(value)}, {"the record"}};
+  return {on_one_line(text) ? Form::lines : Form::record, {std::move(value)}, {"the record"}};
 }
 
 Json parse_input(const std::string& data, const std::string& source) {

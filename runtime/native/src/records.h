@@ -10,7 +10,7 @@
 
 namespace cpuc {
 
-// The shape of the input, which the output repeats.
+// The shape of the input, which the output repeats. A record that stands on one line is a line.
 enum class Form { record, list, lines };
 
 struct Records {
