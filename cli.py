@@ -107,7 +107,7 @@ def compile_command(
         manifest = cpuc.compile(model, output, precision=precision, verify=verify, **shared)
         lines, more = [], {}
     lines += summary.compiled(manifest, str(output), output.stat().st_size)
-    show({**manifest.to_dict(), **more} if as_json else lines)
+    show({**manifest.to_dict(), **more} if as_json else lines, alone=False)
 
 
 def _evaluated(task: str, option: str) -> bool:
@@ -238,7 +238,7 @@ def bench_command(bundle: Path, as_json: bool, **given: Any) -> None:
 
     with bar(None, "measuring") as advance:
         benchmark = cpuc.bench(bundle, report=reporter(), progress=advance, **given)
-    show(benchmark.to_json() if as_json else benchmark.describe())
+    show(benchmark.to_json() if as_json else benchmark.describe(), alone=given.get("plot") is None)
 
 
 @main.command("verify")
@@ -286,7 +286,7 @@ def sign_command(bundle: Path, key: Path, output: Path | None, force: bool) -> N
 
     password = os.environb.get(b"CPUC_KEY_PASSWORD") or None
     signed = cpuc.sign(bundle, cpuc.read_private_key(key, password), output, force=force)
-    click.echo(f"{output or bundle}: signed by {signed.signature and signed.signature.signer}")
+    show([f"{output or bundle}: signed by {signed.signature and signed.signature.signer}"], alone=False)
 
 
 @main.command("package")
@@ -316,7 +316,7 @@ def package_command(
 
     shared: dict[str, Any] = {"report": reporter(), "warn": warn}
     packaged = cpuc.package(bundle, output, tar=tar, trust=trust, force=force, build_folder=build_dir, **shared)
-    show(packaged.to_json() if as_json else packaged.describe())
+    show(packaged.to_json() if as_json else packaged.describe(), alone=False)
 
 
 @main.command("tasks")

@@ -38,7 +38,7 @@ from cpuc.compiler.modules import as_module
 from cpuc.compiler.norms import norms_of
 from cpuc.compiler.rewrites.matching import equals, insert
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
-from cpuc.compiler.xsmm import ADD, BIAS, GELU, GELU_TANH, RELU, SILU, operands, shape_of
+from cpuc.compiler.xsmm import ADD, BIAS, GELU, GELU_TANH, RELU, SILU, cut_of, operands, shape_of
 from cpuc.runtime.engine import cpu_offers
 
 # oneDNN's operator for each of libxsmm's, and what it takes between x and the weights. What follows a layer in float32, see
@@ -130,12 +130,12 @@ def use_both(graph: Graph) -> Packing | None:
 def _candidates(graph: Graph) -> Iterator[tuple[Node, list[Node]]]:
     """Layers, each with the operators that are never run with it: those of another way to compute the same."""
     for node in graph.nodes():
-        if node.kind() in _OPERATORS and _is_large(operands(node)[1].toIValue()):
+        if _is_large(node):
             yield node, []
         ways = [list(block.nodes()) for block in node.blocks()]
         for i, way in enumerate(ways):
             never = [other for j, others in enumerate(ways) if j != i for other in others]
-            yield from ((each, never) for each in way if each.kind() == ADD and _is_large(operands(each)[1].toIValue()))
+            yield from ((each, never) for each in way if each.kind() == ADD and _is_large(each))
 
 
 def _is_many(graph: Graph, node: Node, known: dict[tuple[str, int], Value]) -> Value:
@@ -171,7 +171,11 @@ def _onednn(graph: Graph, node: Node, follower: Node | None, packed: Value, kind
     return insert(graph, "aten::add", insert(graph, _OPERATORS[BIAS][0], x, context), other, scale)
 
 
-def _is_large(blocks: torch.Tensor) -> bool:
+def _is_large(node: Node) -> bool:
+    """Whether it is a layer with two kernels. One that is filled up with zeros has one."""
+    if node.kind() not in _OPERATORS or cut_of(node) is not None:
+        return False
+    blocks = operands(node)[1].toIValue()
     return has_both(blocks.dtype, *shape_of(blocks))
 
 

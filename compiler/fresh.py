@@ -138,7 +138,7 @@ def _lacks_room(error: BaseException) -> bool:
     """Whether the machine is short of something, which says nothing of the model."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or any(said in str(error) for said in ("can't allocate memory", "bad_alloc"))
 
 
 if __name__ == "__main__":

@@ -222,6 +222,13 @@ def shape_of(blocks: torch.Tensor) -> tuple[int, int]:
     return outputs, blocks.numel() // outputs
 
 
+def cut_of(node: Node) -> Node | None:
+    """What takes the zeros away with which a layer was filled up."""
+    readers = [use.user for use in node.output().uses()]
+    cut = node.kind().startswith(XSMM) and len(readers) == 1 and readers[0].kind() == "aten::slice"
+    return readers[0] if cut else None
+
+
 def operands(node: Node) -> tuple[Value, Value, Value]:
     """What an operator of libxsmm multiplies, the blocks of the weight, and the bias."""
     weight = 2 if node.kind() == ADD else 1

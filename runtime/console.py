@@ -72,12 +72,15 @@ class TaskOptions(click.Command):
         return super().get_params(context)
 
 
-def show(what: Any) -> None:
-    """Lines of text, or anything else as JSON, on standard output. Raises CpucError if it cannot be written."""
+def show(what: Any, *, alone: bool = True) -> None:
+    """Lines of text, or anything else as JSON, on standard output, which may be closed if a command gives more than that alone.
+
+    Raises CpucError if it cannot be written.
+    """
     from cpuc.runtime.errors import CpucError
 
     text = "\n".join(what) if isinstance(what, list) else json.dumps(what, indent=2, ensure_ascii=False)
-    if sys.stdout is None and not click.get_current_context().params.get("output"):  # this is all that the command gives
+    if sys.stdout is None and alone:
         raise CpucError("standard output is closed")
     try:
         click.echo(text)

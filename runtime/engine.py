@@ -90,9 +90,10 @@ class Engine:
             except RuntimeError as error:
                 _explain(error, self._path)
                 raise
-        if len(self._met) >= _MOST_MET:
-            self._met.clear()
-        self._met.add(met)
+        if not known:
+            if len(self._met) >= _MOST_MET:
+                self._met.clear()
+            self._met.add(met)
         return {spec.name: tensor for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

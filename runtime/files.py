@@ -27,7 +27,10 @@ def read_input(source: str) -> bytes:
     if source == "-":
         if sys.stdin is None:
             raise InputError("standard input is closed")
-        return sys.stdin.buffer.read()
+        try:
+            return sys.stdin.buffer.read()
+        except OSError as error:
+            raise InputError(f"standard input cannot be read: {error.strerror}") from None
     try:
         return Path(source).read_bytes()
     except FileNotFoundError:

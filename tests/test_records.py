@@ -91,6 +91,12 @@ def test_what_is_written_to_a_file_needs_no_standard_output(tiny: Path, tiny_mod
     assert {path.name for path in tmp_path.iterdir()} == {"answer.json", "model.pt"}
 
 
+def test_standard_input_that_cannot_be_read_is_an_error(tiny: Path, tmp_path: Path) -> None:
+    line = f'"{PROGRAM}" run "{tiny}" -i - 0> "{tmp_path}/written"'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "cpuc: standard input cannot be read: Bad file descriptor\n")
+
+
 def test_what_a_library_warns_of_is_not_printed(tmp_path: Path) -> None:
     bundle = tmp_path / "vit.pt"
     cpuc.compile(str(make_media_model(tmp_path / "vit", "vit", "image-classification")), bundle)

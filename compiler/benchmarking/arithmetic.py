@@ -19,7 +19,7 @@ import torch
 
 from cpuc.compiler.fusion import HEAVY
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
-from cpuc.compiler.xsmm import XSMM
+from cpuc.compiler.xsmm import cut_of
 
 Shape = Sequence[int]
 # Operations, and elements of weights that are read, from the sizes of some inputs, of the weight, and of the output.
@@ -171,10 +171,8 @@ def _ask_one(graph: Graph, node: Node, arithmetic: Arithmetic, give: Callable[[V
 
 def _wanted(node: Node) -> Value:
     """What an operator is there for: of a layer that is filled up with zeros, what comes before them."""
-    output: Value = node.outputsAt(0)
-    readers = [use.user for use in output.uses()]
-    cut = node.kind().startswith(XSMM) and len(readers) == 1 and readers[0].kind() == "aten::slice"
-    return readers[0].output() if cut else output
+    output: Value = (cut_of(node) or node).outputsAt(0)
+    return output
 
 
 def _give_out(graph: Graph, node: Node, index: int, give: Callable[[Value], object], value: Value) -> None:

@@ -178,7 +178,7 @@ class QuestionAnswering(TextTask):
                     found[text.lower()] = dataclasses.replace(known, score=known.score + score)
         answers = list(found.values())
         if not answers:
-            raise CpucError(f"{record.where}: the model's scores are no numbers (NaN): verify the artifact with 'cpuc verify'")
+            raise CpucError(f"{record.where}: the model's scores are no numbers (NaN): see 'cpuc verify --against'")
         if options.allow_no_answer:
             answers.append(Answer("", no_answer, 0, 0, record.id))
         answers = sorted(answers, key=lambda answer: answer.score, reverse=True)[:top_k]

@@ -229,7 +229,7 @@ Tensors Model::run(const Tensors& inputs) const {
     explain(without_backtrace(error), loaded_->path);
     throw;
   }
-  {
+  if (alone) {
     const std::lock_guard lock(loaded_->guard);
     constexpr size_t most = 4096;  // recordings have new shapes without end
     if (loaded_->met.size() >= most) loaded_->met.clear();

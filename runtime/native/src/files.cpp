@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
@@ -101,7 +102,16 @@ fs::path resolved(const std::string& target) {
 }  // namespace
 
 std::string read_input(const std::string& source) {
-  if (source == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  if (source == "-") {
+    std::string data;
+    std::array<char, 1 << 16> piece;
+    for (ssize_t count = 0; (count = ::read(STDIN_FILENO, piece.data(), piece.size())) != 0;) {
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) wrong(std::string("standard input cannot be read: ") + std::strerror(errno));
+      data.append(piece.data(), static_cast<size_t>(count));
+    }
+    return data;
+  }
   std::ifstream file(source, std::ios::binary);
   std::error_code error;
   if (fs::is_directory(source, error)) wrong(source + ": cannot be read: " + std::strerror(EISDIR));
