@@ -19,6 +19,7 @@ from sources import NAME, TINY, Publish, User, new_user, write
 
 import cpuc
 from cpuc.compiler.branches import one_way
+from cpuc.compiler.by_rows import has_both
 from cpuc.compiler.flash import ATTENTION, KERNEL
 from cpuc.compiler.neighbours import layers_in
 from cpuc.compiler.precision import PRECISIONS
@@ -100,6 +101,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import make_model  # imports transformers
 
     return make_model(tmp_path_factory.mktemp("models") / "tiny", "bert")
+
+
+def packed_twice() -> int:
+    """Bytes of the layers of examples/minilm-qa that have two kernels on this CPU, and weights in both forms (see by_rows)."""
+    layers = 6 * [(1152, 384), (384, 384), (1536, 384), (384, 1536)]
+    return sum(4 * outputs * inputs for outputs, inputs in layers if has_both(torch.float32, outputs, inputs))
 
 
 @pytest.fixture(scope="session")

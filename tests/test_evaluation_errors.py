@@ -17,7 +17,7 @@ import cpuc
 @pytest.mark.parametrize(
     ("name", "file", "data", "parts"),
     [
-        ("verdicts", "x.jsonl", "", ["x.jsonl: is empty"]),
+        ("verdicts", "x.jsonl", "", ["x.jsonl: holds no records"]),
         ("verdicts", "x.json", "[]", ["x.json: holds no records"]),
         ("verdicts", "x.jsonl", [{"text": "a"}], ["line 1: field 'label' is missing", "takes JSON Lines", '"label"']),
         ("verdicts", "x.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": "ugly"}],
