@@ -224,9 +224,8 @@ def shape_of(blocks: torch.Tensor) -> tuple[int, int]:
 
 def cut_of(node: Node) -> Node | None:
     """What takes the zeros away with which a layer was filled up."""
-    readers = [use.user for use in node.output().uses()]
-    cut = node.kind().startswith(XSMM) and len(readers) == 1 and readers[0].kind() == "aten::slice"
-    return readers[0] if cut else None
+    readers = [use.user for use in node.output().uses()] if node.kind().startswith(XSMM) else []
+    return readers[0] if len(readers) == 1 and readers[0].kind() == "aten::slice" else None
 
 
 def operands(node: Node) -> tuple[Value, Value, Value]:
