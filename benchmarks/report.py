@@ -86,8 +86,18 @@ def _table(cells: list[dict[str, Any]]) -> str:
     for cell in cells:
         times = [_seconds(cell["engines"].get(name, {})) for name in names]
         shown = ["–" if each is None else f"{each * 1e3:.1f}" for each in times]
-        rows.append([cell["model"], cell["precision"], cell["case"], *shown, *_ratio(cell)])
-    head = ["model", "precision", "case", *names, "ratio", "fastest peer", "its share of the roof", "off: peer, ours"]
+        rows.append([cell["model"], cell["precision"], cell["case"], *shown, *_ratio(cell), cell.get("date") or "–"])
+    head = [
+        "model",
+        "precision",
+        "case",
+        *names,
+        "ratio",
+        "fastest peer",
+        "its share of the roof",
+        "off: peer, ours",
+        "measured",
+    ]
     return tabulate.tabulate(rows, head, "github", disable_numparse=True)
 
 
