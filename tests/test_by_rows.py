@@ -55,6 +55,19 @@ def test_rows_decide_and_the_result_is_the_same(name: str, bias: bool) -> None:
         torch.testing.assert_close(outputs, original(x, other), rtol=0.02, atol=0.02)
 
 
+# What is made of a sum, and of what was added to.
+readers = pytest.mark.parametrize(
+    ("after", "in_place"),
+    [
+        (lambda total, _: (total,), True),
+        (lambda total, start: (total, start), False),
+        (lambda total, start: (total * start,), False),
+        (lambda total, start: (total, start.transpose(0, 1)), False),
+    ],
+    ids=["nobody", "the caller", "an operator", "a view"],
+)
+
+
 class Residual(nn.Module):
     """A layer that adds to what a norm gave, in bfloat16, and what else is made of that."""
 
@@ -68,16 +81,7 @@ class Residual(nn.Module):
         return tuple(each.float() for each in self.after(self.down(torch.relu(self.up(start))) + start, start))
 
 
-@pytest.mark.parametrize(
-    ("after", "in_place"),
-    [
-        (lambda total, _: (total,), True),
-        (lambda total, start: (total, start), False),
-        (lambda total, start: (total * start,), False),
-        (lambda total, start: (total, start.transpose(0, 1)), False),
-    ],
-    ids=["nobody", "the caller", "an operator", "a view"],
-)
+@readers
 def test_a_sum_takes_the_memory_of_what_nobody_reads_afterwards(after: Any, in_place: bool) -> None:
     torch.manual_seed(0)
     original = Residual(after)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_by_rows import FEW, MANY, fused, loaded, run
+from test_by_rows import FEW, MANY, fused, loaded, readers, run
 from test_xsmm import AFTER, Layers, named
 from torch import nn
 
@@ -111,16 +111,7 @@ class Block(nn.Module):
         return self.after(self.last(self.down(nn.functional.gelu(self.up(start))) + start), start)
 
 
-@pytest.mark.parametrize(
-    ("after", "in_place"),
-    [
-        (lambda total, _: (total,), True),
-        (lambda total, start: (total, start), False),
-        (lambda total, start: (total * start,), False),
-        (lambda total, start: (total, start.transpose(0, 1)), False),
-    ],
-    ids=["nobody", "the caller", "an operator", "a view"],
-)
+@readers
 def test_a_sum_takes_the_memory_of_what_nobody_reads_afterwards(after: Any, in_place: bool) -> None:
     torch.manual_seed(0)
     original = Block(after).eval()
