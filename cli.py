@@ -141,8 +141,7 @@ def run(
 
     What a record is depends on the task: 'cpuc tasks' shows one of each. A record may have an "id", which its answer
     repeats. The output has the form of the input: one record, a list, or JSON Lines (one record on one line is both);
-    SQuAD's own JSON gives a list.
-    Offsets count Unicode characters of your text.
+    SQuAD's own JSON gives a list. Offsets count Unicode characters of your text.
 
     \b
     Examples:
