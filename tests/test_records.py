@@ -137,11 +137,17 @@ def test_shapes_without_end_are_not_remembered(tiny: Path, monkeypatch: pytest.M
 
 def test_streams_are_warmed_up_from_several_threads(tiny: Path) -> None:
     code = f"""
-import os, sys, threading, cpuc
+import os, sys, threading, time, cpuc
+from concurrent.futures import ThreadPoolExecutor
+submit = ThreadPoolExecutor.submit
+def slowly(*arguments):  # so that another thread comes between
+    time.sleep(0.01)
+    return submit(*arguments)
+ThreadPoolExecutor.submit = slowly
 model = cpuc.load({str(tiny)!r}, streams=len(os.sched_getaffinity(0)), warm_up=False)
-threads = [threading.Thread(target=lambda: [model.warm_up() for _ in range(20)], daemon=True) for _ in range(4)]
+threads = [threading.Thread(target=lambda: [model.warm_up() for _ in range(3)], daemon=True) for _ in range(4)]
 for each in threads: each.start()
-for each in threads: each.join(60)
+for each in threads: each.join(30)
 sys.stdout.write("waits" if any(each.is_alive() for each in threads) else "done"); sys.stdout.flush()
 os._exit(0)
 """
