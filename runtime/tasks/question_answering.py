@@ -178,7 +178,10 @@ class QuestionAnswering(TextTask):
                     found[text.lower()] = dataclasses.replace(known, score=known.score + score)
         answers = list(found.values())
         if not answers:
-            raise CpucError(f"{record.where}: the model's scores are no numbers (NaN): see 'cpuc verify --against'")
+            raise CpucError(
+                f"{record.where}: the model's scores are no numbers (NaN): compare it with its original: "
+                "cpuc verify BUNDLE --against MODEL"
+            )
         if options.allow_no_answer:
             answers.append(Answer("", no_answer, 0, 0, record.id))
         answers = sorted(answers, key=lambda answer: answer.score, reverse=True)[:top_k]

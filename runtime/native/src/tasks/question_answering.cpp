@@ -112,7 +112,7 @@ class QuestionAnswering final : public Task {
       }
     }
     if (answers.empty())
-      throw Error(Kind::bundle, record.where + ": the model's scores are no numbers (NaN): see 'cpuc verify --against'");
+      throw Error(Kind::bundle, record.where + ": the model's scores are no numbers (NaN): compare it with its original: cpuc verify BUNDLE --against MODEL");
     if (none_) answers.push_back({"", no_answer, 0, 0});
     std::stable_sort(answers.begin(), answers.end(), [](const Answer& a, const Answer& b) { return a.score > b.score; });
     if (!top_k_) return with_id(record, json_of(answers.at(0)));
