@@ -1,4 +1,4 @@
-"""What becomes bfloat16 around layers in int8: embeddings, which are only read, and attention."""
+"""What becomes bfloat16 around layers in int8: attention."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ import torch
 
 from cpuc.compiler.quantization.layers import ATTENTION, MOVES, Network, cast, readers
 from cpuc.compiler.quantization.observe import Tensors, operands
-from cpuc.compiler.rewrites.matching import constant_tensor
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 
 def narrow(network: Network, rest: torch.dtype, batch: Tensors) -> None:
-    """Before fusion: embeddings are stored in bfloat16, and attention computes in `rest`.
+    """Before fusion: attention computes in `rest`.
 
     Masks of truth values stay what they are: one run on `batch` tells which are.
     """
     graph = network.graph
-    for node in graph.findAllNodes("aten::embedding"):
-        table = constant_tensor(node, 0)
-        if table is None or table.dtype != torch.float32:
-            continue
-        with graph.insert_point_guard(node):
-            node.replaceInput(0, graph.insertConstant(table.bfloat16()))
-        _cast_result(graph, node.output(), torch.float32, known=torch.bfloat16)
     if rest != torch.float32:
         masks = operands(graph, ATTENTION, [3], batch)
         for node, (mask,) in zip(graph.findAllNodes(ATTENTION), masks, strict=True):

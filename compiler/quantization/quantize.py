@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from cpuc.compiler.calibration import Calibration
 from cpuc.compiler.capture import to_tensors
 from cpuc.compiler.precision import Int8, Limit
+from cpuc.compiler.quantization.embedding import round_tables
 from cpuc.compiler.quantization.layers import Compute, Group, Layer, Network
 from cpuc.compiler.quantization.narrow import narrow
 from cpuc.compiler.quantization.observe import Tensors, observe, run
@@ -32,6 +33,8 @@ _MEASURED = 6
 _APART = 200_000
 # What layers err together is hardly ever so much less than the squares of what each does add up to.
 _HOPELESS = 1.1
+# Of the error that outputs may have, what embeddings may make: its square is a ninth.
+_OF_TABLES = 1 / 3
 # Channels of a layer come in blocks: oneDNN's in int8, and libxsmm's of those that stay in floating point.
 _BLOCK, _FLOATING_BLOCK = 16, 64
 
@@ -72,6 +75,8 @@ def quantize(
     rest = getattr(torch, scheme.rest)
     batches = [to_tensors(batch, inputs) for batch in calibration.batches]
     measurement = _Measurement(network, batches[:: -(-len(batches) // _MEASURED)])
+    budget = min(limit.relative, limit.absolute / measurement.size)
+    round_tables(graph, accurate=lambda: measurement.error({}) <= _OF_TABLES * budget)
     narrow(network, rest, batches[0])
     report("running the calibration sample")
     seen = observe(network, batches)
@@ -80,7 +85,7 @@ def quantize(
     solved = {group: solve(group, seen.pop(group)) for group in network.groups}
     solutions = {layer: solution for group, solution in solved.items() for layer in group.layers}
     report("measuring the error of what is in int8")
-    kept = _select(solutions, measurement, limit, rest)
+    kept = _select(solutions, measurement, budget, rest)
     for layer in kept:
         del solutions[layer]
     for group in network.groups:
@@ -178,15 +183,14 @@ def _again(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
 
 
 def _select(
-    solutions: Mapping[Layer, Solution], measurement: _Measurement, limit: Limit, rest: torch.dtype
+    solutions: Mapping[Layer, Solution], measurement: _Measurement, budget: float, rest: torch.dtype
 ) -> dict[Layer, float]:
-    """The layers that stay in floating point, each with the error that it alone makes: as few as hold the limit.
+    """The layers that stay in floating point, each with the error that it alone makes: as few as hold the budget.
 
     Errors of layers hardly depend on each other, so their squares add up: those are kept first that err most for the work
-    they save, until what is left measures within the limit. Then those with the most work go back, as far as it still holds.
+    they save, until what is left measures within it. Then those with the most work go back, as far as it still holds.
     Raises ModelError if nothing is left.
     """
-    budget = min(limit.relative, limit.absolute / measurement.size)
     quantized = {layer: _simulation(layer, solution) for layer, solution in solutions.items()}
     floating = {layer: _in_dtype(layer, rest) for layer in solutions}
     whole = measurement.error(quantized)

@@ -14,7 +14,7 @@ import torch
 from cpuc.compiler.rewrites.attention import ATTENTION
 from cpuc.compiler.rewrites.convolution import BOTTLENECKS, CONVOLUTION
 from cpuc.compiler.rewrites.einsum import EINSUM
-from cpuc.compiler.rewrites.elementwise import ELEMENTWISE
+from cpuc.compiler.rewrites.elementwise import ELEMENTWISE, IN_PLACE
 from cpuc.compiler.rewrites.linear import LINEAR, PACKING
 from cpuc.compiler.rewrites.mask import MASK
 from cpuc.compiler.rewrites.matching import replace
@@ -34,7 +34,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *ELEMENTWISE,
     *PACKING,
 )
-AFTER_FUSION: tuple[Rewrite, ...] = BOTTLENECKS
+AFTER_FUSION: tuple[Rewrite, ...] = (*BOTTLENECKS, *IN_PLACE)
 
 
 def apply(graph: Graph, before_packing: Callable[[Graph], None] | None = None) -> None:

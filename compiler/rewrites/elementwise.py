@@ -26,6 +26,11 @@ def _norm(graph: Graph, names: Values) -> Values | None:
     return {"shape": graph.insertConstant(list(weight.shape)), "small": graph.insertConstant(epsilon)}
 
 
+def _is_int8(graph: Graph, names: Values) -> Values | None:  # noqa: ARG001
+    table = names["table"].toIValue()
+    return {} if isinstance(table, torch.Tensor) and table.dtype == torch.int8 else None
+
+
 ELEMENTWISE = (
     # The norm of DeBERTa, in float32 whatever the model is in, as torch's is too.
     #
@@ -79,5 +84,26 @@ ELEMENTWISE = (
             %exact : str = prim::Constant[value="none"]()
             %y = aten::gelu(%x, %exact)
             return (%y)""",
+    ),
+)
+
+# After fusion: the cast of rows in int8 has made memory for them already.
+IN_PLACE = (
+    #   to(embedding(table)) · factors   →   to(embedding(table)) *= factors
+    Rewrite(
+        "scaled-rows",
+        """
+        graph(%table, %ids, %padding, %by_frequency, %sparse, %dtype, %non_blocking, %copy, %format, %factors):
+            %rows = aten::embedding(%table, %ids, %padding, %by_frequency, %sparse)
+            %wide = aten::to(%rows, %dtype, %non_blocking, %copy, %format)
+            %y = aten::mul(%wide, %factors)
+            return (%y)""",
+        """
+        graph(%table, %ids, %padding, %by_frequency, %sparse, %dtype, %non_blocking, %copy, %format, %factors):
+            %rows = aten::embedding(%table, %ids, %padding, %by_frequency, %sparse)
+            %wide = aten::to(%rows, %dtype, %non_blocking, %copy, %format)
+            %y = aten::mul_(%wide, %factors)
+            return (%y)""",
+        _is_int8,
     ),
 )
