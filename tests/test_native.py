@@ -247,6 +247,21 @@ def test_the_program_takes_a_key_to_trust(program: Path, tiny: Path, keys: Keys,
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_code_is_compared_before_any_of_it_runs(program: Path, fbgemm: Path, keys: Keys, tmp_path: Path) -> None:
+    signed, altered = tmp_path / "signed.pt", tmp_path / "altered.pt"
+    cpuc.sign(fbgemm, cpuc.read_private_key(keys.private), signed)
+    members = unpack(signed)
+    (place,) = (i for i, member in enumerate(members) if b"def __setstate__" in member.data)
+    # Large as weights are, which are compared while torch loads them.
+    code = re.sub(rb"(def __setstate__\([^)]*\) -> \w+:\n)", rb'\1    print("it ran")\n', members[place].data) + b"#" * 300_000
+    members[place] = replace(members[place], data=code)
+    altered.write_bytes(pack(members))
+    for options in [], ["--trust", keys.public]:
+        done = run(program, altered, "--raw", "-i", "-", *options, stdin=ONE)
+        assert (done.returncode, done.stdout) == (1, "") and "does not match its SHA-256" in done.stderr
+    assert "it ran" in run(program, altered, "--raw", "-i", "-", "--no-check-digests", stdin=ONE).stdout
+
+
 def test_other_versions_and_cpus_are_refused(program: Path, tiny: Path, tmp_path: Path) -> None:
     for name, change, message in (
         ("torch", {"torch": "2.9.0"}, "compiled with torch 2.9.0, but this program has 2.8.0"),

@@ -23,6 +23,12 @@ struct LoadOptions {
 struct Checks {
   std::future<void> graph;    // of all that says what is to be done: code, constants, tokenizer, and small tensors
   std::future<void> weights;  // of the rest, which is only numbers
+  bool before_loading;        // whether torch is to read those after they were compared: it takes their sizes from the graph
+
+  // Waits for the weights, too; a second time does nothing.
+  void finish() {
+    if (weights.valid()) weights.get();
+  }
 };
 
 struct Bundle {

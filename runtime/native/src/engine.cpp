@@ -178,6 +178,7 @@ Model Model::load(const Bundle& bundle, Checks checks) {
   load_ipex();
   keep_freed_memory();
   checks.graph.get();
+  if (checks.before_loading) checks.finish();
   try {
     const WeightMemory memory(*bundle.file);
     auto module = [&] {
@@ -186,14 +187,14 @@ Model Model::load(const Bundle& bundle, Checks checks) {
     }();
     auto loaded = std::make_unique<Loaded>(bundle.file->path(), bundle.manifest, std::move(module));
     memory.detach();
-    checks.weights.get();
+    checks.finish();
     return Model(std::move(loaded));
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    checks.weights.get();  // damage explains more than what torch made of it
+    checks.finish();  // damage explains more than what torch made of it
     const std::string message = without_backtrace(error);
     explain(message, bundle.file->path());
     const size_t begin = std::min(message.find_first_not_of(" \n"), message.size());

@@ -55,9 +55,9 @@ Tokenizer Tokenizer::from_json(std::string_view json) {
   parts->model = make_model(fields.object("model"));
   parts->post_processor = component(fields, "post_processor", make_post_processor);
   parts->decoder = component(fields, "decoder", make_decoder);
-  const bool added = fields.has("added_tokens");
-  parts->added_tokens = std::make_unique<AddedTokens>(added ? fields.array("added_tokens") : nlohmann::json::array(),
-                                                      *parts->model, parts->normalizer.get());
+  // Not copied, which recurses into whatever the list holds.
+  const nlohmann::json none = nlohmann::json::array(), &added = fields.has("added_tokens") ? fields.array("added_tokens") : none;
+  parts->added_tokens = std::make_unique<AddedTokens>(added, *parts->model, parts->normalizer.get());
   return Tokenizer(std::move(parts));
 }
 
@@ -150,8 +150,6 @@ std::string Tokenizer::decode_tokens(const std::vector<std::string>& tokens) con
     for (const std::string& token : tokens) text += (&token == &tokens.front() ? "" : " ") + token;
   return text;
 }
-
-bool Tokenizer::has_decoder() const { return parts_->decoder != nullptr; }
 
 std::optional<int64_t> Tokenizer::token_to_id(std::string_view token) const {
   const auto id = parts_->added_tokens->token_to_id(token);

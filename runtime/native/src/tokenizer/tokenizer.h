@@ -29,7 +29,6 @@ class Tokenizer {
   std::string decode(const std::vector<int64_t>& ids, bool skip_special_tokens) const;
   // The decoder alone; tokens with spaces between them if there is none.
   std::string decode_tokens(const std::vector<std::string>& tokens) const;
-  bool has_decoder() const;
 
   std::optional<int64_t> token_to_id(std::string_view token) const;
   std::optional<std::string> id_to_token(int64_t id) const;
