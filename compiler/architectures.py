@@ -80,12 +80,18 @@ def _spectrogram(config: Any) -> dict[str, Shape]:
     return {"input_values": ["batch", config.max_length, config.num_mel_bins]}
 
 
-def receptive_field(config: Any) -> int:
-    """The fewest samples that make one frame, or as many as SEW averages into one."""
-    length = getattr(config, "squeeze_factor", 1)
+def receptive_field(config: Any, frames: int = 1) -> int:
+    """The fewest samples that make so many frames, of which SEW averages several into one."""
+    length = frames * getattr(config, "squeeze_factor", 1)
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         length = (length - 1) * stride + kernel
     return int(length)
+
+
+def _positions_of_frames(config: Any) -> int | None:
+    """Conformer makes its table of relative positions longer where it has to, which a trace does not."""
+    relative = config.position_embeddings_type == "relative"
+    return receptive_field(config, config.max_source_positions + 1) - 1 if relative else None
 
 
 def _funnel(model: Any) -> None:
@@ -106,7 +112,7 @@ class Architecture:
 
     Attributes:
         tasks: those that are tested.
-        max_length: the longest sequence, from a configuration; None where nothing bounds it.
+        max_length: the longest sequence, in tokens or samples, from a configuration; None where nothing bounds it.
         attention: the form that transformers traces. "sdpa" leaves one torch operator, which was as fast as IPEX's
             fused scores and softmax for short sequences and faster for long ones (1.05 times for BERT-base at 384
             tokens in fp32, 1.2 times in bf16); "eager" is for models that have no other, or no attention at all:
@@ -139,8 +145,12 @@ def _image(attention: str = "sdpa", tasks: frozenset[str] = IMAGE) -> Architectu
     return Architecture(tasks, _unbounded, attention)
 
 
-def _sound(attention: str = "sdpa", inputs: Callable[[Any], dict[str, Shape]] = waveform) -> Architecture:
-    return Architecture(AUDIO, _unbounded, attention, inputs, min_length=receptive_field)
+def _sound(
+    attention: str = "sdpa",
+    inputs: Callable[[Any], dict[str, Shape]] = waveform,
+    max_length: Callable[[Any], int | None] = _unbounded,
+) -> Architecture:
+    return Architecture(AUDIO, max_length, attention, inputs, min_length=receptive_field)
 
 
 ARCHITECTURES = {
@@ -205,7 +215,7 @@ ARCHITECTURES = {
     "unispeech": _sound(),
     "unispeech-sat": _sound(),
     "wav2vec2": _sound(),
-    "wav2vec2-conformer": _sound(inputs=_bare_waveform),
+    "wav2vec2-conformer": _sound(inputs=_bare_waveform, max_length=_positions_of_frames),
     "wavlm": _sound("eager"),
 }
 

@@ -34,6 +34,19 @@ class Named(torch.nn.Module):
         return tuple(result[name].float() for name in self.outputs)
 
 
+def to_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """`model` in `dtype`, but for the frequencies of rotary positions, which transformers keeps in float32.
+
+    Angles are products of them with positions, so that a rounded one would be off by more than a turn thousands of tokens on.
+    """
+    kept = {name: buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
+    model.to(dtype)
+    for name, buffer in kept.items():
+        place, _, last = name.rpartition(".")
+        setattr(model.get_submodule(place), last, buffer)
+    return model
+
+
 def to_tensors(inputs: Inputs, names: Sequence[str]) -> list[torch.Tensor]:
     """The arrays as tensors, in the order of `names`."""
     return [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names]

@@ -90,7 +90,11 @@ def _load_model(name: str, snapshot: Snapshot, task: str, attention: str | None)
         raise ModelError(
             f"{name}: config.json or {snapshot.weights} cannot be loaded: {type(error).__name__}: {_first_line(error)}"
         ) from error
-    if missing := sorted(info["missing_keys"]):
+    missing = sorted(info["missing_keys"])
+    if missing and TASKS[task].auto_class == "AutoModel" and all(name.startswith("pooler.") for name in missing):
+        # Checkpoints of heads that read no pooler have none, as those of masked language models.
+        model.pooler, missing = None, []
+    if missing:
         raise ModelError(
             f"{name}: the weights lack {missing[0]!r}{_and_more(missing)}: the model was not trained for {task}, "
             "or its configuration is of another model"

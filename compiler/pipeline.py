@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpuc.compiler.benchmarking.sizes import fit_sizes, parse_sizes
+from cpuc.compiler.benchmarking.sizes import fit_sizes, make_inputs, parse_sizes
 from cpuc.compiler.calibration import Calibration, make_calibration, read_calibration
 from cpuc.compiler.precision import FEATURES, LOGITS, PRECISIONS, check_cpu, slow_here
 from cpuc.compiler.processes import start_processes
@@ -83,7 +83,11 @@ def compile(
     check_writable(target := Path(output), force=force)
     report("finding the model")
     source = resolve(model, revision)
+    named = task is not None
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
+    # What cpuc has downloaded has its card, if there is one; other programs may have left out what says how a model is used.
+    if source.unlisted and not named and source.fetch("README.md") is None:
+        warn(f"{source.id}: taken for {task} by what is in the cache ({source.unlisted}): give --task if that is wrong")
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
     with _told_whole(), atomic_write(target, force=force) as staged:
@@ -155,7 +159,9 @@ def _build(request: _Request, staged: Path) -> Manifest:
     sizes = None if request.tuning is None else fit_sizes(manifest, request.tuning.shapes)
     extra = original.preprocessing.extra
     runtime_task = load_task(manifest, extra.__getitem__)
-    sample = make_sample(runtime_task, manifest, task.records(manifest.preprocessing))
+    # Some forms are for the very sizes asked for, which the sample need not have.
+    tuned = [make_inputs(manifest, size) for size in sizes or []]
+    sample = make_sample(runtime_task, manifest, task.records(manifest.preprocessing), tuned)
     calibration = make_calibration(runtime_task, manifest, request.calibration) if chosen.int8 else None
     inputs = [spec.name for spec in manifest.inputs]
     with quiet():
@@ -189,7 +195,7 @@ def _fuse(
     """Capture, quantise if asked for, fuse what has one form."""
     import torch
 
-    from cpuc.compiler.capture import capture
+    from cpuc.compiler.capture import capture, to_dtype
     from cpuc.compiler.fusion import prepare
     from cpuc.compiler.quantization import Quantized, quantize
 
@@ -198,7 +204,7 @@ def _fuse(
     architecture_of(request.kind).prepare(original.pretrained)
     example = next(batch.inputs for batch in sample.batches if len(batch.rows) > 2)
     report("capturing the graph")
-    module = original.module.to(getattr(torch, chosen.dtype))
+    module = to_dtype(original.module, getattr(torch, chosen.dtype))
     frozen = capture(module, inputs, [spec.name for spec in manifest.outputs], example)
 
     def in_int8(graph: Any) -> Quantized:

@@ -100,7 +100,7 @@ class _Narrowing:
         kind = node.kind()
         if kind in _ROWS and axis < rank - 1:
             return self._rows(node, axis, rank)
-        if kind == "aten::slice" and equals(node.inputsAt(1), 0):
+        if kind == "aten::slice" and equals(node.inputsAt(1), 0) and (axis or equals(node.inputsAt(2), 0)):
             return {node.inputsAt(0).unique(): axis}
         if kind == "aten::transpose":
             one, other = (int(constant(node, i)) % rank for i in (1, 2))

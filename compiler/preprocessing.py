@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpuc.compiler.architectures import Architecture, receptive_field, waveform
-from cpuc.compiler.source import Source
+from cpuc.compiler.source import SENTENCE_SETTINGS, Source
 from cpuc.compiler.tasks import TASKS
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.manifest import Axis, TensorSpec
@@ -32,7 +32,7 @@ class Preprocessing:
 
 def read_preprocessing(source: Source, folder: Path, task: str, model: Any, architecture: Architecture) -> Preprocessing:
     """Read what the task needs from the model's folder. Raises ModelError if it is not there or does not fit."""
-    preprocessing = _READERS[TASKS[task].modality](source, folder, model, architecture)
+    preprocessing = _READERS[TASKS[task].modality](source, folder, model, architecture, task)
     preprocessing.facts.update(TASKS[task].facts(model.config))
     if task == "sentence-embeddings":
         facts = _sentence_facts(source, folder)
@@ -51,8 +51,8 @@ def read_preprocessing(source: Source, folder: Path, task: str, model: Any, arch
     return preprocessing
 
 
-def _read_text(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:
-    tokenizer = _load_tokenizer(source.id, folder)
+def _read_text(source: Source, folder: Path, model: Any, architecture: Architecture, task: str) -> Preprocessing:
+    tokenizer, stored = _load_tokenizer(source.id, folder)
     limits = [architecture.max_length(model.config), tokenizer.model_max_length]
     # Tokenizers without a limit of their own report 1e30.
     longest = min((int(limit) for limit in limits if isinstance(limit, int | float) and limit < 1e9), default=None)
@@ -71,31 +71,34 @@ def _read_text(source: Source, folder: Path, model: Any, architecture: Architect
         "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces) and not bpe,
     }
     return Preprocessing(
-        inputs=_text_inputs(source.id, model, tokenizer),
+        inputs=_text_inputs(source.id, model, tokenizer, task),
         axes={"batch": Axis(1, None), "sequence": Axis(shortest, longest)},
         facts=facts,
-        extra={"tokenizer.json": tokenizer.backend_tokenizer.to_str().encode()},
+        extra={"tokenizer.json": stored},
     )
 
 
-def _load_tokenizer(name: str, folder: Path) -> Any:
+def _load_tokenizer(name: str, folder: Path) -> tuple[Any, bytes]:
+    """The tokenizer, and its ``tokenizer.json``."""
     import transformers
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             os.fspath(folder), use_fast=True, local_files_only=True, trust_remote_code=False
         )
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        stored = None if backend is None else backend.to_str().encode()  # a part in Python code raises
     except Exception as error:  # transformers raises whatever its parsers met
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{name}: the tokenizer cannot be loaded: {what}") from error
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
+    if stored is None:
         raise ModelError(f"{name}: the tokenizer has no fast form (tokenizer.json), which the runtime needs")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ModelError(f"{name}: has no vocabulary (tokenizer.json, vocab.txt or the like)")
-    return tokenizer
+    return tokenizer, stored
 
 
-def _text_inputs(name: str, model: Any, tokenizer: Any) -> list[TensorSpec]:
+def _text_inputs(name: str, model: Any, tokenizer: Any, task: str) -> list[TensorSpec]:
     """The inputs, in the order of the model's ``forward``: those that the tokenizer makes for this model."""
     config = model.config
     largest = {
@@ -105,6 +108,13 @@ def _text_inputs(name: str, model: Any, tokenizer: Any) -> list[TensorSpec]:
     }
     pads = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
     wanted = set(tokenizer.model_input_names) & set(INPUTS) | {"input_ids", "attention_mask"}
+    types = max(tokenizer.backend_tokenizer.encode("a", "b").type_ids, default=0)
+    # As transformers 4 did, also for tokenizers that version 5 no longer lets make them.
+    told = "model_input_names" in tokenizer.init_kwargs
+    if task == "question-answering" and not told and 0 < types <= largest["token_type_ids"]:
+        wanted.add("token_type_ids")
+    if getattr(config, "type_vocab_size", None) == 0:
+        wanted.discard("token_type_ids")  # models as DeBERTa take them, but have no table of them
     names = [parameter for parameter in inspect.signature(model.forward).parameters if parameter in wanted]
     if tokenizer.vocab_size > largest["input_ids"] + 1:
         raise ModelError(
@@ -126,7 +136,8 @@ def _sentence_facts(source: Source, folder: Path) -> dict[str, Any]:
             raise ModelError(f"{source.id}: {file} is not valid JSON ({error})") from None
         return value if isinstance(value, dict) else {}
 
-    encoder, settings = read("sentence_bert_config.json"), read("config_sentence_transformers.json")
+    encoder = next(filter(None, map(read, SENTENCE_SETTINGS)), {})
+    settings = read("config_sentence_transformers.json")
     length, prompts = encoder.get("max_seq_length"), settings.get("prompts") or {}
     if not (length is None or (type(length) is int and length >= SHORTEST // 2)) or not isinstance(prompts, dict):
         raise ModelError(f"{source.id}: max_seq_length ({length!r}) or the prompts make no sense")
@@ -138,7 +149,7 @@ def _sentence_facts(source: Source, folder: Path) -> dict[str, Any]:
     }
 
 
-def _read_image(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:  # noqa: ARG001
+def _read_image(source: Source, folder: Path, model: Any, architecture: Architecture, task: str) -> Preprocessing:  # noqa: ARG001
     from cpuc.compiler.media import read_image_steps
     from cpuc.runtime.images import ImageConfig
 
@@ -147,7 +158,7 @@ def _read_image(source: Source, folder: Path, model: Any, architecture: Architec
     return Preprocessing([TensorSpec("pixel_values", "float32", shape)], {"batch": Axis(1, None)}, {"image": steps})
 
 
-def _read_audio(source: Source, folder: Path, model: Any, architecture: Architecture) -> Preprocessing:
+def _read_audio(source: Source, folder: Path, model: Any, architecture: Architecture, task: str) -> Preprocessing:  # noqa: ARG001
     from cpuc.compiler.media import read_audio_steps
 
     steps = read_audio_steps(folder, source.id)
@@ -166,7 +177,7 @@ def _read_audio(source: Source, folder: Path, model: Any, architecture: Architec
         convolutions += [[1, config.adapter_stride]] * config.num_adapter_layers
     axes = {
         "batch": Axis(1, None),
-        "samples": Axis((architecture.min_length or receptive_field)(config), None),
+        "samples": Axis((architecture.min_length or receptive_field)(config), architecture.max_length(config)),
         "frames": Axis(1, None),
     }
     return Preprocessing(inputs, axes, {"audio": steps, "convolutions": convolutions})

@@ -16,6 +16,16 @@ from cpuc.runtime.errors import ModelError
 CONFIG = "config.json"
 # Says that a model is one of sentence-transformers, and which modules follow the encoder.
 SENTENCE_TRANSFORMERS = "modules.json"
+# Of the encoder in a folder of sentence-transformers, by its class in old ones; the first that says something counts.
+SENTENCE_SETTINGS = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
 # Everything but the weights that a compile may need; small, and nothing that is executed.
 SIDE_FILES = (
     "README.md",
@@ -24,7 +34,7 @@ SIDE_FILES = (
     "merges.txt",
     "preprocessor_config.json",
     "processor_config.json",
-    "sentence_bert_config.json",
+    *SENTENCE_SETTINGS,
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "spiece.model",
@@ -163,7 +173,7 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
 
 def _hub(name: str, repository: str, revision: str | None) -> Source:
     from huggingface_hub import HfApi, constants, hf_hub_download
-    from huggingface_hub.errors import HFValidationError, HTTPError, RevisionNotFoundError
+    from huggingface_hub.errors import HTTPError, RevisionNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
@@ -174,7 +184,7 @@ def _hub(name: str, repository: str, revision: str | None) -> Source:
             return Path(hf_hub_download(repository, file, revision=commit))
         except RevisionNotFoundError as error:
             raise ModelError(f"{name}: {repository} has no revision {revision!r}") from error
-        except (HTTPError, HFValidationError, OSError, ValueError) as error:
+        except Exception as error:  # of the Hub's client, and of what it downloads with (hf_xet has errors of its own)
             raise _explain(name, repository, revision, file, error) from error
 
     path = download(CONFIG, revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]
 
 
+# How many times the tolerance one batch may take: few values may differ by chance, those of a wrong kernel differ by more.
+_OF_ONE_BATCH = 4
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Padded inputs, and which rows of the sample they hold."""
+    """Padded inputs, and which rows of the sample they hold; none if they are random numbers, without padding."""
 
     rows: list[int]
     inputs: Arrays
@@ -42,11 +47,11 @@ class Sample:
     options: Any
 
 
-def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]]) -> Sample:
+def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]], further: Sequence[Arrays] = ()) -> Sample:
     """Encode `records` and batch their rows: each alone, a few short ones together, the shortest with the longest.
 
-    Records that are too long for the model are left out. Raises ModelError if hardly any are left, or if there are numbers in
-    them that the model has no embedding for.
+    Records that are too long for the model are left out; `further` are batches of random numbers that follow. Raises
+    ModelError if hardly any records are left, or if there are numbers in them that the model has no embedding for.
     """
     options = task.options({})
     parsed: list[Any] = []
@@ -71,6 +76,7 @@ def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]
         together = [[i] for i in order] + [[order[1]] * 4, [order[-2]] * 2]
     side = task.padding_side
     batches = [Batch(indices, pad_rows([rows[i] for i in indices], manifest.inputs, side)) for indices in together]
+    batches += [Batch([], inputs) for inputs in further]
     for spec in manifest.inputs:
         most = max(int(batch.inputs[spec.name].max()) for batch in batches)
         if spec.maximum is not None and most > spec.maximum:
@@ -131,22 +137,20 @@ def compare(
 ) -> Proof:
     """Figures of agreement over `sample`, whose batches gave `eager` and `artifact`.
 
-    Raises ParityError if they are outside `tolerance` (see `Precision.tolerance`), or not finite.
+    Raises ParityError if an output is outside `tolerance` (see `Precision.tolerance`), far outside in a batch, or not finite.
     """
     expected, actual = (_values(task, manifest, sample, outputs) for outputs in (eager, artifact))
-    if not np.isfinite(expected).all():
-        raise ModelError("the original model itself gives NaN or infinite values on ordinary text")
-    if actual.shape != expected.shape:
-        raise ParityError("the artifact's outputs have other sizes than the original model's")
-    difference = np.abs(actual - expected)
-    scale = float(np.sqrt(np.mean(expected**2))) or 1.0
-    relative = float(np.sqrt(np.mean(difference**2))) / scale
-    # Written so that NaN fails.
-    if not relative <= tolerance:
-        raise ParityError(
-            f"the artifact differs from the original model by {relative:.2g} of its outputs' size, more than the "
-            f"{tolerance:g} allowed at {manifest.build.precision}"
-        )
+    for own, other in zip(expected, actual, strict=True):
+        if not all(np.isfinite(values).all() for values in own.values()):
+            raise ModelError("the original model itself gives NaN or infinite values on ordinary text")
+        if any(other[name].shape != values.shape for name, values in own.items()):
+            raise ParityError("the artifact's outputs have other sizes than the original model's")
+    told = [i for i, batch in enumerate(sample.batches) if batch.rows]
+    for spec in manifest.outputs:
+        _check_output(spec.name, expected, actual, told, tolerance, manifest.build.precision)
+    exact = np.concatenate([values for i in told for values in expected[i].values()])
+    difference = np.abs(np.concatenate([values for i in told for values in actual[i].values()]) - exact)
+    scale = _size(exact) or 1.0
     answers = zip(_answers(task, sample, eager), _answers(task, sample, artifact), strict=True)
     return Proof(
         inputs=len(sample.batches),
@@ -154,7 +158,7 @@ def compare(
         max_abs_difference=_round(difference.max()),
         mean_abs_difference=_round(difference.mean()),
         max_relative_difference=_round(difference.max() / scale),
-        rms_relative_difference=_round(relative),
+        rms_relative_difference=_round(_size(difference) / scale),
         tolerance=tolerance,
         answers=len(sample.records),
         answers_equal=sum(a == b for a, b in answers),
@@ -166,13 +170,47 @@ def _round(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _values(task: Task, manifest: Manifest, sample: Sample, outputs: Sequence[Arrays]) -> np.ndarray:
-    """All output values at positions that are not padding, as one float64 vector."""
-    values = []
+def _size(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def _check_output(
+    name: str,
+    expected: Sequence[Arrays],
+    actual: Sequence[Arrays],
+    told: Sequence[int],
+    tolerance: float,
+    precision: str,
+) -> None:
+    """Raise ParityError unless an output agrees over the batches `told`, and roughly in each; written so that NaN fails."""
+    size = _size(np.concatenate([expected[i][name] for i in told]))
+    apart = [
+        _size(other[name] - own[name]) / (max(size, _size(own[name])) or 1.0)
+        for own, other in zip(expected, actual, strict=True)
+    ]
+    relative = _size(np.concatenate([actual[i][name] - expected[i][name] for i in told])) / (size or 1.0)
+    if not relative <= tolerance:
+        raise ParityError(
+            f"the artifact differs from the original model by {relative:.2g} of its outputs' size ({name}), more than the "
+            f"{tolerance:g} allowed at {precision}"
+        )
+    if not all(each <= _OF_ONE_BATCH * tolerance for each in apart):
+        worst = max(range(len(apart)), key=lambda i: (math.isnan(apart[i]), apart[i]))
+        raise ParityError(
+            f"the artifact differs from the original model by {apart[worst]:.2g} of its outputs' size ({name}) in batch "
+            f"{worst + 1}, more than the {_OF_ONE_BATCH * tolerance:g} allowed in one at {precision}"
+        )
+
+
+def _values(task: Task, manifest: Manifest, sample: Sample, outputs: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+    """Of each batch each output's values at positions that are not padding, as a float64 vector."""
+    found = []
     for batch, arrays in zip(sample.batches, outputs, strict=True):
-        for row in cut_rows([sample.rows[i] for i in batch.rows], manifest.outputs, arrays, task.padding_side):
-            values += [row[spec.name].ravel() for spec in manifest.outputs]
-    return np.concatenate(values).astype(np.float64)
+        rows = [sample.rows[i] for i in batch.rows]
+        cut = cut_rows(rows, manifest.outputs, arrays, task.padding_side) if rows else [arrays]
+        names = [spec.name for spec in manifest.outputs]
+        found.append({name: np.concatenate([row[name].ravel() for row in cut]).astype(np.float64) for name in names})
+    return found
 
 
 def _answers(task: Task, sample: Sample, outputs: Sequence[Arrays]) -> list[Any]:

@@ -173,7 +173,7 @@ class _Weights:
     def __init__(self, graph: Graph, preferred: int) -> None:
         self._graph = graph
         self._preferred = preferred
-        self._blocked: dict[bytes, torch.Tensor] = {}
+        self._blocked: dict[tuple[bytes, torch.Size], torch.Tensor] = {}
 
     def insert(self, node: Node) -> tuple[torch.dtype, Value, Value, bool] | None:
         """The dtype of a packed layer's weights, constants for them and the bias, and whether there are outputs of zeros among
@@ -193,10 +193,11 @@ class _Weights:
         if not outputs or not inputs:
             return None
         digest = hashlib.sha256(weight.contiguous().view(torch.uint8).numpy().tobytes()).digest()
-        if digest not in self._blocked:
-            self._blocked[digest] = _in_blocks(F.pad(weight, (0, 0, 0, missing)), outputs, inputs)
+        key = digest, weight.shape  # those of zeros are alike
+        if key not in self._blocked:
+            self._blocked[key] = _in_blocks(F.pad(weight, (0, 0, 0, missing)), outputs, inputs)
         start = torch.empty(0, dtype=weight.dtype) if bias is None else F.pad(bias.to(weight.dtype), (0, missing))
-        constants = (self._graph.insertConstant(each) for each in (self._blocked[digest], start))
+        constants = (self._graph.insertConstant(each) for each in (self._blocked[key], start))
         return weight.dtype, *constants, missing > 0
 
 

@@ -26,6 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 2], "layer_type": "bottleneck"},
     "wav2vec2": WAVE,
     "wav2vec2/layer": LARGE,
+    "wav2vec2-conformer": WAVE,
     "audio-spectrogram-transformer": {**TRANSFORMER, "max_length": 1024, "num_mel_bins": 128},
 }
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", *"EATOINSHRDLU'"]

@@ -112,8 +112,7 @@ def make_model(folder: Path, kind: str, task: str = "question-answering", **over
     tokenizer, special = _byte_level() if kind in ROBERTA_LIKE else _word_piece()
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 1_000_000, **special}
-    if kind not in ("bert", "albert", "electra"):
-        settings["model_input_names"] = ["input_ids", "attention_mask"]
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     pad = tokenizer.token_to_id(special["pad_token"])
     new_model(kind, task, tokenizer.get_vocab_size(), pad, **overrides).save_pretrained(folder)
