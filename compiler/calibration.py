@@ -66,7 +66,8 @@ class Chosen:
 def choose_records(task: Task, manifest: Manifest, given: Records | None) -> list[Chosen]:
     """The records that were given, or the task's built-in ones, evenly chosen if there are many.
 
-    Built-in ones that are too long for the model are left out. Raises InputError naming the given record that is not one of
+    Texts that are longer than the model takes are cut where the task can do that; built-in ones that it cannot cut are left
+    out. Raises InputError naming the given record that is not one of
     the task's, or that the model cannot take.
     """
     entry = TASKS[manifest.task]
@@ -75,14 +76,20 @@ def choose_records(task: Task, manifest: Manifest, given: Records | None) -> lis
     # All are checked, some are taken.
     parsed = [task.parse(value, name) for value, name in zip(values, names, strict=True)]
     count = min(len(values), _MOST)
+    options = task.options(cutting(task))
     chosen = []
     for i in (position * len(values) // count for position in range(count)):
         try:
-            chosen.append(Chosen(values[i], names[i], task.encode(parsed[i], task.options({}))))
+            chosen.append(Chosen(values[i], names[i], task.encode(parsed[i], options)))
         except InputError:
             if given is not None:
                 raise
     return chosen
+
+
+def cutting(task: Task) -> dict[str, Any]:
+    """The option to cut texts that are too long, of a task that has it."""
+    return {"truncate": True} if hasattr(task.options({}), "truncate") else {}
 
 
 def make_calibration(task: Task, manifest: Manifest, given: Records | None) -> Calibration:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from cpuc.compiler.calibration import choose_records, read_calibration
+from cpuc.compiler.calibration import choose_records, cutting, read_calibration
 from cpuc.compiler.evaluation.evaluators import evaluator_for, read_dataset
 from cpuc.compiler.evaluation.original import original_model
-from cpuc.compiler.evaluation.running import run_models, take_turns
+from cpuc.compiler.evaluation.running import complete_options, run_models, take_turns
 from cpuc.compiler.evaluation.scores import check_libraries
 from cpuc.compiler.pipeline import Report, compile
 from cpuc.compiler.precision import PRECISIONS, check_cpu
@@ -121,9 +121,9 @@ def choose(
         first, *others = paths
         # What float32 cannot do nothing can, and labelled data that does not fit is told before the rest is tried.
         manifest = compile(model, paths[first], precision=first, report=_named(report, first), **shared)
-        measure = _agreement(paths[first], given) if eval_data is None else _evaluation(manifest, Path(eval_data))
+        measure = _agreement(paths[first], given) if eval_data is None else _evaluation(paths[first], Path(eval_data))
         report("loading the original model")
-        models = {ORIGINAL: original_model(model, manifest.task, revision, any_task=task is not None)}
+        models = {ORIGINAL: original_model(model, manifest.task, revision)}
         problems = {name: _compile(model, paths[name], name, calibrate, report, shared) for name in others}
         models |= {name: load(path, warm_up=False) for name, path in paths.items() if not problems.get(name)}
         report("comparing the precisions")
@@ -160,9 +160,18 @@ def _compile(
         return str(error)
     except (CpucError, OSError):  # a full disk is no fault of the precision
         raise
-    except Exception as error:  # an operator that does not exist in this dtype: others may do
-        return f"unexpected {type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+    except Exception as error:
+        from cpuc.compiler.fresh import lacks_room  # imports torch, as compile does
+
+        if lacks_room(error):
+            raise CpucError(f"{precision}: there is not enough memory to compile it: {_first_line(error)}") from error
+        # an operator that does not exist in this dtype: others may do
+        return f"unexpected {type(error).__name__}: {_first_line(error)}"
     return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "-").splitlines()[0]
 
 
 # What is measured of models by name: the metric, and the points and seconds of each.
@@ -170,15 +179,21 @@ Measured = tuple[str, dict[str, float], dict[str, float]]
 Measure = Callable[[Mapping[str, Model]], Measured]
 
 
-def _evaluation(manifest: Manifest, data: Path) -> Measure:
-    """Scores on labelled data, which is read and checked now."""
+def _evaluation(path: Path, data: Path) -> Measure:
+    """Scores on labelled data, which is read and checked now; texts that are too long are cut."""
+    opened = bundle.open_bundle(path)
+    manifest = opened.manifest
     dataset = read_dataset(data, manifest)
     if not dataset.references:
         raise InputError(f"{data}: has no labels or scores to choose by: add them, or leave out --eval-data")
     metric = evaluator_for(manifest).primary
+    options = cutting(load_task(manifest, opened.read))
+    artifact = load(path, warm_up=False)
+    for _ in artifact.encoded(dataset.records, dataset.names, complete_options(dataset, options, artifact)):
+        pass
 
     def measure(models: Mapping[str, Model]) -> Measured:
-        runs = run_models(models, dataset, {})
+        runs = run_models(models, dataset, options)
         return metric, {name: run.scores[metric] for name, run in runs.items()}, {n: run.seconds for n, run in runs.items()}
 
     return measure
@@ -188,13 +203,17 @@ def _agreement(path: Path, given: Records | None) -> Measure:
     """Agreement with the original on the calibration sample."""
     opened = bundle.open_bundle(path)
     manifest = opened.manifest
-    chosen = choose_records(load_task(manifest, opened.read), manifest, given)
+    task = load_task(manifest, opened.read)
+    chosen = choose_records(task, manifest, given)
     records, names = [each.value for each in chosen], [each.name for each in chosen]
     # Of one label only the score tells anything.
     words = len(manifest.preprocessing.get("labels", "")) != 1
+    options = cutting(task)
+    if (getattr(task.options({}), "top_k", None) or 1) > 1:
+        options["top_k"] = 1  # in which order the others follow is chance
 
     def measure(models: Mapping[str, Model]) -> Measured:
-        answers, seconds = take_turns(models, records, names, {}, lambda record: len(str(record)))
+        answers, seconds = take_turns(models, records, names, options, lambda record: len(str(record)))
         plain = {name: [_without_id(answer.to_json()) for answer in each] for name, each in answers.items()}
         scores = {name: agreement(plain[ORIGINAL], each, words=words) for name, each in plain.items()}
         return AGREEMENT, scores, seconds

@@ -130,16 +130,20 @@ def _work(kind: Kind, arguments: list[str], inputs: int, outputs: int, printed: 
     except BaseException as error:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        os._exit(os.EX_TEMPFAIL if _lacks_room(error) else 1)
+        os._exit(os.EX_TEMPFAIL if lacks_room(error) else 1)
     os._exit(0)
 
 
-def _lacks_room(error: BaseException) -> bool:
+def lacks_room(error: BaseException) -> bool:
     """Whether the machine is short of something, which says nothing of the model."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EAGAIN)
     return isinstance(error, MemoryError) or any(said in str(error) for said in ("can't allocate memory", "bad_alloc"))
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=0), KINDS[sys.argv[1]])
+    try:
+        serve(socket.socket(fileno=0), KINDS[sys.argv[1]])
+    except (OSError, MemoryError) as failure:
+        traceback.print_exc()
+        sys.exit(os.EX_TEMPFAIL if lacks_room(failure) else 1)

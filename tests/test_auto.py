@@ -9,10 +9,13 @@ import pytest
 from conftest import Run, here
 from evaluation import squad
 from media_models import make_media_model
+from test_text_tasks import named
 from tiny import make_model
 
 import cpuc
 from cpuc.compiler import samples
+from cpuc.compiler.precision import PRECISIONS
+from cpuc.runtime.engine import cpu_offers
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,30 @@ def test_wrong_options(options: list[str], message: str, minilm: Path, tmp_path:
     assert result.returncode in (1, 2)
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_that_are_too_long_are_cut(tmp_path: Path, cli: Run) -> None:
+    source = make_model(
+        tmp_path / "source", "bert", "text-classification", **named(["bad", "good"]), max_position_embeddings=64
+    )
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": "a bread " * n, "label": n % 2}) + "\n" for n in (1, 2, 50, 3, 60, 4, 7, 10)))
+    for options in ["--eval-data", data], ["--calibrate", data]:
+        result = cli(
+            "compile", source, "-o", tmp_path / "model.pt", "--precision", "auto", "--max-drop", 100, *options, "--force"
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("  speed ") == sum(cpu_offers(entry.isa) for entry in PRECISIONS.values())
+
+
+def test_data_that_cannot_be_read_is_told_before_the_rest_is_compiled(tmp_path: Path, cli: Run) -> None:
+    source = make_media_model(tmp_path / "source", "vit", "image-classification", **named(["bad", "good"]))
+    (tmp_path / "no.png").write_bytes(b"no image")
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"image": str(tmp_path / "no.png"), "label": "bad"}) + "\n")
+    result = cli("--debug", "compile", source, "-o", tmp_path / "model.pt", "--precision", "auto", "--eval-data", data)
+    assert result.returncode == 1 and "line 1: field 'image': not an image" in result.stderr and "_compile" not in result.stderr
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_data_without_labels_is_told_before_the_rest_is_compiled(minilm: Path, tmp_path: Path, cli: Run) -> None:

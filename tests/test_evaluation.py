@@ -22,6 +22,17 @@ from test_text_tasks import TEXTS
 import cpuc
 from cpuc.compiler import media_samples
 from cpuc.compiler.evaluation import read_dataset, run_models
+from cpuc.compiler.evaluation.datasets import Dataset
+from cpuc.compiler.evaluation.scores import score_numbers
+from cpuc.runtime.labels import Label
+
+
+def test_ties_of_any_number_have_their_rank() -> None:
+    count = 70_000  # sums of so many ranks take more than 32 bits
+    answers = [Label("relevant", float(i % 1000)) for i in range(count)]
+    dataset = Dataset("data", [], [], [float(i % 1000 > 989) for i in range(count)], ["relevant"])
+    ranks = [np.array([answer.score for answer in answers]), np.array(dataset.references)]  # ties are alike in both
+    assert score_numbers(answers, dataset)["spearman"] == pytest.approx(100 * np.corrcoef(*ranks)[0, 1], abs=1e-6)
 
 
 def normalized(text: str) -> str:

@@ -29,6 +29,7 @@ import cpuc
         ("verdicts", "x.json", squad(QUESTIONS, marked=True), ["record 1: field 'text' is missing", f"{TEXT} takes"]),
         ("verdicts", "x.jsonl", [{"text": "bread " * 300, "label": 0}], ["x.jsonl: line 1: is 302 tokens long", "--truncate"]),
         ("topics", "x.jsonl", [{"text": "a", "labels": ["a", "z"]}], ["line 1: label 'z' is not one of the model's: a, b, c"]),
+        ("topics", "x.jsonl", [{"text": "a", "labels": [0, 0, 1]}], ["line 1: a label occurs twice", "zeros and ones"]),
         ("reranker", "x.jsonl", [{"text": "a", "score": 1}], ["needs at least 2 samples", "found 1"]),
         ("reranker", "x.jsonl", [{"text": "a", "score": 1}] * 3, ["found 3 samples, all of one score"]),
         ("reranker", "x.jsonl", [{"text": "a", "score": "high"}], ["line 1: field 'score' must be a number, found 'high'"]),
@@ -38,6 +39,7 @@ import cpuc
         ("entities", "x.conll", "Ada B-PER\nwrote\n", ["line 2: expected a token and its tag, found 'wrote'", "takes CoNLL"]),
         ("entities", "x.conll", "\n-DOCSTART- O\n", ["holds no sentence"]),
         ("entities", "x.conll", "a O\n\nAda B-ORG\n", ["line 3: tag 'B-ORG' of 'Ada' is not one of the model's: O, B-PER"]),
+        ("entities", "x.conll", "Ada O\nwrote O\n", ["no word is tagged as an entity"]),
         ("entities", "x.conll", "Ada U-PER\n", ["line 1: tag 'U-PER' of 'Ada' must be O, or begin with B-, I-, E- or S-"]),
         ("entities", "x.jsonl", [{"tokens": ["Ada", "wrote"], "tags": ["O"]}], ["line 1: has 2 tokens, but 1 in field 'tags'"]),
         ("entities", "x.jsonl", [{"tokens": ["Ada"], "ner_tags": [1]}], ["field 'ner_tags' must hold names", "found 1"]),
@@ -76,7 +78,7 @@ def test_wrong_options_and_models_are_told(fp32: Path, minilm: Path, models: Mod
         ({"revision": "main"}, "give --against"),
         (
             {"against": str(models("verdicts")[1])},
-            "is a model for text-classification, the artifact is one for question-answering",
+            "the weights lack 'qa_outputs.bias' and 1 more: the model was not trained for question-answering",
         ),
     ]
     for options, message in cases:

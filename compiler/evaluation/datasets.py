@@ -91,7 +91,11 @@ def read_label(line: Line, labels: Sequence[str]) -> int:
 def read_label_set(line: Line, labels: Sequence[str]) -> list[int]:
     """Of each of the model's labels 1 if the sample has it, else 0; ``label`` or ``labels`` is a list, which may be empty."""
     given = line.fields[find_field(line, "labels", "label")]
-    positions = {label_position(value, labels, line.where) for value in (given if isinstance(given, list) else [given])}
+    positions = [label_position(value, labels, line.where) for value in (given if isinstance(given, list) else [given])]
+    if len(set(positions)) < len(positions):
+        raise InputError(
+            f"{line.where}: a label occurs twice: name those that the sample has, a vector of zeros and ones will not do"
+        )
     return [int(i in positions) for i in range(len(labels))]
 
 

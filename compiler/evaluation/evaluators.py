@@ -131,6 +131,7 @@ def _tag_words(manifest: Manifest) -> Evaluator:
         ),
         score=scores.score_entities if entities else scores.score_words,
         primary="f1" if entities else "accuracy",
+        check=readers.check_entities if entities else lambda _: None,
         # Every token is told, those outside of entities too.
         fixed=lambda _: {"aggregation_strategy": "none", "ignore_labels": ""},
     )

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cpuc.compiler.source import Source, resolve, snapshot
+from cpuc.compiler.source import resolve, snapshot
 from cpuc.compiler.tasks import TASKS, select
-from cpuc.runtime.errors import ModelError
 from cpuc.runtime.manifest import Manifest, TensorSpec
 from cpuc.runtime.model import Model, pad_rows
 from cpuc.runtime.tasks import Task, load_task
@@ -33,20 +32,19 @@ class EagerEngine:
             return run_eager(self._module, names, outputs, inputs)
 
 
-def original_model(model: str, task: str, revision: str | None = None, *, any_task: bool = False) -> Model:
+def original_model(model: str, task: str, revision: str | None = None) -> Model:
     """Load a model as transformers does: float32, eager, with its default attention; decoding is the runtime's.
 
     Args:
         model: a local folder, a Hub id or a short name.
-        task: what it is to answer.
+        task: what it is to answer, whatever its configuration names.
         revision: branch, tag or commit on the Hub.
-        any_task: the task was named by the user, and need not be the one that the model's configuration names.
 
     Raises:
-        ModelError: the model cannot be found or loaded, or is one for another task.
+        ModelError: the model cannot be found or loaded, or has no weights for the task.
     """
     source = resolve(model, revision)
-    kind = select(source, task, allow_unlisted=True)[1] if any_task else _architecture(source, task)
+    _, kind = select(source, task, allow_unlisted=True)
     files = snapshot(source, sentence=task == "sentence-embeddings")
     # The pipeline may evaluate what it compiles; loading imports torch and transformers, which take seconds.
     from cpuc.compiler.loading import load_original
@@ -58,22 +56,14 @@ def original_model(model: str, task: str, revision: str | None = None, *, any_ta
     return Model(EagerEngine(original.module, _with_outputs(manifest, original.module, runtime_task)), runtime_task)
 
 
-def _architecture(source: Source, task: str) -> str:
-    """The model's architecture. Raises ModelError if its own configuration names another task."""
-    try:
-        own, _ = select(source, None, allow_unlisted=True)
-    except ModelError:  # the configuration names no task
-        own = task
-    if own != task:
-        raise ModelError(
-            f"{source.id}: is a model for {own}, the artifact is one for {task}: give the model it was compiled from"
-        )
-    return select(source, task, allow_unlisted=True)[1]
-
-
 def _with_outputs(manifest: Manifest, module: Any, task: Task) -> Manifest:
-    """The manifest with the sizes of its outputs, which one row shows."""
-    arrays = EagerEngine(module, manifest).run(pad_rows([task.warm_up()], manifest.inputs, task.padding_side))
+    """The manifest with the outputs that the model gives, and their sizes, which one row shows."""
+    from cpuc.compiler.capture import given_outputs
+
+    row = pad_rows([task.warm_up()], manifest.inputs, task.padding_side)
+    given = given_outputs(module, [spec.name for spec in manifest.outputs], row)
+    manifest = replace(manifest, outputs=[spec for spec in manifest.outputs if spec.name in given])
+    arrays = EagerEngine(module, manifest).run(row)
     free = TASKS[manifest.task].outputs
     shapes = {name: [free[name].get(axis, size) for axis, size in enumerate(array.shape)] for name, array in arrays.items()}
     return replace(manifest, outputs=[TensorSpec(name, "float32", shape) for name, shape in shapes.items()])

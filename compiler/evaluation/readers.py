@@ -172,6 +172,12 @@ def has_entities(labels: Sequence[str]) -> bool:
     return any(ENTITY_TAG.fullmatch(label) for label in labels)
 
 
+def check_entities(dataset: Dataset) -> None:
+    """Raise InputError unless a tag is that of an entity: F1 does not exist without one."""
+    if all(tag == "O" for sentence in dataset.references for _, tag in sentence):
+        raise InputError(f"{dataset.source}: no word is tagged as an entity: the data is not labelled, or too little of it")
+
+
 def _strings(line: Line, name: str) -> list[str]:
     values = line.fields[name]
     if not isinstance(values, list) or not values:

@@ -1,4 +1,4 @@
-"""Answers and references to scores, by torchmetrics and seqeval.
+"""Answers and references to scores, by torchmetrics, seqeval and scipy.
 
 Every score is in points: 100 is perfect. Correlations too are times 100, so that a drop is read the same way everywhere.
 """
@@ -21,7 +21,7 @@ from cpuc.runtime.tasks.token_classification import Entities
 from cpuc.runtime.vectors import Embedding
 
 Scores = dict[str, float]
-LIBRARIES = ("torchmetrics", "seqeval")
+LIBRARIES = ("torchmetrics", "seqeval", "scipy")
 # From this probability on a label of several counts as given.
 THRESHOLD = 0.5
 
@@ -171,15 +171,14 @@ def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _correlations(predicted: Sequence[float], expected: Sequence[float]) -> Scores:
-    import torch
-    from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
+    from scipy import stats  # torchmetrics adds ranks up in 32 bits: 65,536 equal scores are too many
 
     if len(set(predicted)) < 2:
         return dict.fromkeys(("pearson", "spearman"), float("nan"))
-    values = [torch.tensor(each, dtype=torch.float64) for each in (predicted, expected)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that values lie close together
-        return _points({"pearson": pearson_corrcoef(*values), "spearman": spearman_corrcoef(*values)})
+        correlations = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
+        return _points({name: correlate(predicted, expected).statistic for name, correlate in correlations.items()})
 
 
 def _points(scores: dict[str, Any]) -> Scores:
