@@ -47,7 +47,7 @@ def read_labels(manifest: Manifest) -> list[str]:
     shapes = [spec.shape for spec in manifest.outputs if spec.name == "logits"]
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise BundleError("manifest.json.preprocessing: labels is missing or wrong")
-    if len(shapes) != 1 or (isinstance(shapes[0][-1], int) and shapes[0][-1] != len(labels)):
+    if len(shapes) != 1 or not shapes[0] or (isinstance(shapes[0][-1], int) and shapes[0][-1] != len(labels)):
         raise BundleError("manifest.json: the outputs are not the scores of the labels in 'preprocessing'")
     return labels
 

@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,14 +86,15 @@ def packing_for_fbgemm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stderr_to_file() -> Iterator[Callable[[], str]]:
-    """Send file descriptor 2, where C++ code writes, to a temporary file; yields a function that reads it."""
+    """Send file descriptor 2, where C++ code writes, to a file in memory; yields a function that reads it."""
     sys.stderr.flush() if sys.stderr else None
     try:
         saved = os.dup(2)
     except OSError:  # a daemon without standard error
         yield lambda: ""
         return
-    with tempfile.TemporaryFile() as file:
+    # A temporary file would need a folder that can be written, which a container may not have.
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as file:
         os.dup2(file.fileno(), 2)
 
         def captured() -> str:

@@ -50,7 +50,7 @@ def parse_records(data: bytes, source: str) -> Records:
     if not text.strip():
         raise InputError(f"{source}: is empty; expected JSON")
     try:
-        value = _loads(text)
+        value = loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and _is_json(text.strip().split("\n")[0]):
             return _parse_lines(text, source)
@@ -82,7 +82,7 @@ def _parse_lines(text: str, source: str) -> Records:
         if not line.strip():
             continue
         try:
-            values.append(_loads(line))
+            values.append(loads(line))
         except json.JSONDecodeError as error:
             raise InputError(f"{source}: invalid JSON at line {number}, column {error.colno}: {error.msg}") from None
         except RecursionError:
@@ -93,7 +93,9 @@ def _parse_lines(text: str, source: str) -> Records:
     return Records(Form.LINES, values, names)
 
 
-def _loads(text: str) -> Any:
+def loads(text: str) -> Any:
+    """What JSON says; numbers that are not finite are no JSON. Raises what `json.loads` raises."""
+
     def refuse(constant: str) -> Any:
         raise json.JSONDecodeError(f"{constant} is not JSON", text, text.find(constant))
 
@@ -106,7 +108,7 @@ def _loads(text: str) -> Any:
 
 def _is_json(text: str) -> bool:
     try:
-        _loads(text)
+        loads(text)
     except ValueError:
         return False
     return True

@@ -13,6 +13,7 @@ import numpy as np
 
 from cpuc.runtime.errors import InputError
 from cpuc.runtime.manifest import Manifest
+from cpuc.runtime.records import loads
 
 # A few thousand images; what compresses to little must not fill the memory.
 MAX_NPZ = 2 << 30
@@ -52,7 +53,7 @@ def _parse_npz(data: bytes, source: str) -> dict[str, np.ndarray]:
 
 def _parse_json(data: bytes, source: str) -> dict[str, np.ndarray]:
     try:
-        value: Any = json.loads(data)
+        value: Any = loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{source}: neither a .npz archive nor UTF-8 JSON (byte {error.start})") from None
     except json.JSONDecodeError as error:
