@@ -98,7 +98,7 @@ def compile_command(
         if tuned is not False:
             raise click.UsageError("--tune goes with one precision: see what auto chooses, then compile at that with --tune")
         shared |= {} if max_drop is None else {"max_drop": max_drop}
-        choice = cpuc.choose(model, output, eval_data=eval_data, **shared)
+        choice = cpuc.choose(model, output, eval_data=eval_data, warn=warn, **shared)
         manifest, lines, more = choice.manifest, choice.describe(), {"choice": choice.to_json()}
     elif eval_data is not None or max_drop is not None:
         raise click.UsageError("--eval-data and --max-drop go with --precision auto")

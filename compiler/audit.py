@@ -139,11 +139,11 @@ def _parity(bundle: Bundle, against: str, revision: str | None, report: Callable
     start_processes()
     # These import torch and transformers, which take seconds.
     from cpuc.compiler.loading import load_original, quiet
-    from cpuc.compiler.verification import compare, make_sample, replay, run_original
+    from cpuc.compiler.verification import compare, make_sample, replay, run_original, with_packed_sizes
 
     original = load_original(source, files, task, kind)
     runtime_task = load_task(manifest, bundle.read)
-    sample = make_sample(runtime_task, manifest, TASKS[task].records(manifest.preprocessing))
+    sample = with_packed_sizes(make_sample(runtime_task, manifest, TASKS[task].records(manifest.preprocessing)), manifest)
     inputs, outputs = ([spec.name for spec in specs] for specs in (manifest.inputs, manifest.outputs))
     report("running both")
     with quiet():

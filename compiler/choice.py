@@ -98,11 +98,12 @@ def choose(
     force: bool = False,
     allow_unlisted: bool = False,
     report: Report = lambda _: None,
+    warn: Report = lambda _: None,
 ) -> Choice:
     """Compile at every precision that this CPU runs, and write the fastest whose score drops by no more than `max_drop`.
 
     Args:
-        model, output, calibrate, task, revision, force, allow_unlisted, report: as for `compile`.
+        model, output, calibrate, task, revision, force, allow_unlisted, report, warn: as for `compile`.
         eval_data: labelled data as for `evaluate`; without it the score is how many answers on the calibration sample agree
             with the original's (for answers that are numbers, their cosine), in percent.
         max_drop: in points, at least 0.
@@ -120,7 +121,7 @@ def choose(
         paths = {name: folder / f"{name}.pt" for name, entry in PRECISIONS.items() if cpu_offers(entry.isa)}
         first, *others = paths
         # What float32 cannot do nothing can, and labelled data that does not fit is told before the rest is tried.
-        manifest = compile(model, paths[first], precision=first, report=_named(report, first), **shared)
+        manifest = compile(model, paths[first], precision=first, report=_named(report, first), warn=warn, **shared)
         measure = _agreement(paths[first], given) if eval_data is None else _evaluation(paths[first], Path(eval_data))
         report("loading the original model")
         models = {ORIGINAL: original_model(model, manifest.task, revision)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cpuc.compiler.benchmarking.sizes import fit_sizes, make_inputs, parse_sizes
+from cpuc.compiler.benchmarking.sizes import fit_sizes, parse_sizes
 from cpuc.compiler.calibration import Calibration, make_calibration, read_calibration
 from cpuc.compiler.precision import FEATURES, LOGITS, PRECISIONS, check_cpu, slow_here
 from cpuc.compiler.processes import start_processes
@@ -85,11 +85,11 @@ def compile(
     source = resolve(model, revision)
     named = task is not None
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
+    report("fetching weights")
+    files = snapshot(source, sentence=task == "sentence-embeddings")
     # What cpuc has downloaded has its card, if there is one; other programs may have left out what says how a model is used.
     if source.unlisted and not named and source.fetch("README.md") is None:
         warn(f"{source.id}: taken for {task} by what is in the cache ({source.unlisted}): give --task if that is wrong")
-    report("fetching weights")
-    files = snapshot(source, sentence=task == "sentence-embeddings")
     with _told_whole(), atomic_write(target, force=force) as staged:
         return _build(_Request(source, files, task, kind, precision, given, verify, tuning, report), staged)
 
@@ -151,7 +151,7 @@ def _build(request: _Request, staged: Path) -> Manifest:
     # These import torch and transformers, which take seconds: an error before this point needs neither.
     from cpuc.compiler.capture import given_outputs
     from cpuc.compiler.loading import load_original, quiet
-    from cpuc.compiler.verification import compare, make_sample, replay, run_original
+    from cpuc.compiler.verification import compare, make_sample, replay, run_original, with_packed_sizes
 
     chosen = PRECISIONS[request.precision]
     original = load_original(request.source, request.files, request.task, request.kind)
@@ -159,9 +159,7 @@ def _build(request: _Request, staged: Path) -> Manifest:
     sizes = None if request.tuning is None else fit_sizes(manifest, request.tuning.shapes)
     extra = original.preprocessing.extra
     runtime_task = load_task(manifest, extra.__getitem__)
-    # Some forms are for the very sizes asked for, which the sample need not have.
-    tuned = [make_inputs(manifest, size) for size in sizes or []]
-    sample = make_sample(runtime_task, manifest, task.records(manifest.preprocessing), tuned)
+    sample = make_sample(runtime_task, manifest, task.records(manifest.preprocessing))
     calibration = make_calibration(runtime_task, manifest, request.calibration) if chosen.int8 else None
     inputs = [spec.name for spec in manifest.inputs]
     with quiet():
@@ -184,6 +182,9 @@ def _build(request: _Request, staged: Path) -> Manifest:
     digests = bundle.stage(staged, fused.saved(), extra)
     if request.verify:
         report("verifying the artifact in a fresh process")
+        sample = with_packed_sizes(sample, manifest)
+        if further := sample.batches[len(eager) :]:
+            eager = [*eager, *run_original(original, inputs, given, further)]
         artifact = replay(File(staged), manifest, sample)
         manifest = replace(manifest, proof=compare(runtime_task, manifest, sample, eager, artifact, chosen.tolerance))
     return bundle.seal(staged, manifest, digests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def _read_text(source: Source, folder: Path, model: Any, architecture: Architect
         "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces) and not bpe,
     }
     return Preprocessing(
-        inputs=_text_inputs(source.id, model, tokenizer, task),
+        inputs=_text_inputs(source, model, tokenizer, task),
         axes={"batch": Axis(1, None), "sequence": Axis(shortest, longest)},
         facts=facts,
         extra={"tokenizer.json": stored},
@@ -98,7 +99,13 @@ def _load_tokenizer(name: str, folder: Path) -> tuple[Any, bytes]:
     return tokenizer, stored
 
 
-def _text_inputs(name: str, model: Any, tokenizer: Any, task: str) -> list[TensorSpec]:
+def _is_old(config: Mapping[str, Any]) -> bool:
+    """Whether a model was saved, and so trained, by transformers 4 or an older one."""
+    major = str(config.get("transformers_version") or "").partition(".")[0]
+    return not major.isdigit() or int(major) < 5
+
+
+def _text_inputs(source: Source, model: Any, tokenizer: Any, task: str) -> list[TensorSpec]:
     """The inputs, in the order of the model's ``forward``: those that the tokenizer makes for this model."""
     config = model.config
     largest = {
@@ -108,17 +115,17 @@ def _text_inputs(name: str, model: Any, tokenizer: Any, task: str) -> list[Tenso
     }
     pads = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0, "token_type_ids": tokenizer.pad_token_type_id}
     wanted = set(tokenizer.model_input_names) & set(INPUTS) | {"input_ids", "attention_mask"}
-    types = max(tokenizer.backend_tokenizer.encode("a", "b").type_ids, default=0)
-    # As transformers 4 did, also for tokenizers that version 5 no longer lets make them.
-    told = "model_input_names" in tokenizer.init_kwargs
-    if task == "question-answering" and not told and 0 < types <= largest["token_type_ids"]:
-        wanted.add("token_type_ids")
+    if task == "question-answering" and "model_input_names" not in tokenizer.init_kwargs and _is_old(source.config):
+        # Version 4 let tokenizers make them that version 5 does not.
+        types = max(tokenizer.backend_tokenizer.encode("a", "b").type_ids, default=0)
+        if 0 < types <= largest["token_type_ids"]:
+            wanted.add("token_type_ids")
     if getattr(config, "type_vocab_size", None) == 0:
         wanted.discard("token_type_ids")  # models as DeBERTa take them, but have no table of them
     names = [parameter for parameter in inspect.signature(model.forward).parameters if parameter in wanted]
     if tokenizer.vocab_size > largest["input_ids"] + 1:
         raise ModelError(
-            f"{name}: the tokenizer knows {tokenizer.vocab_size} tokens, the model only {largest['input_ids'] + 1}: "
+            f"{source.id}: the tokenizer knows {tokenizer.vocab_size} tokens, the model only {largest['input_ids'] + 1}: "
             "they do not belong together"
         )
     return [TensorSpec(each, "int64", ["batch", "sequence"], 0, largest[each], pads[each]) for each in names]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpuc.compiler.benchmarking.sizes import Size, make_inputs
 from cpuc.compiler.processes import ARTIFACTS, ORIGINALS, Fresh
 from cpuc.runtime.archive import File
 from cpuc.runtime.errors import InputError, ModelError, ParityError
@@ -26,6 +27,8 @@ Arrays = Mapping[str, np.ndarray]
 
 # How many times the tolerance one batch may take: few values may differ by chance, those of a wrong kernel differ by more.
 _OF_ONE_BATCH = 4
+# Of a batch of random numbers: scores of all words of a vocabulary at many positions take gigabytes.
+_MOST_VALUES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,11 @@ class Sample:
     options: Any
 
 
-def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]], further: Sequence[Arrays] = ()) -> Sample:
+def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]]) -> Sample:
     """Encode `records` and batch their rows: each alone, a few short ones together, the shortest with the longest.
 
-    Records that are too long for the model are left out; `further` are batches of random numbers that follow. Raises
-    ModelError if hardly any records are left, or if there are numbers in them that the model has no embedding for.
+    Records that are too long for the model are left out. Raises ModelError if hardly any are left, or if there are numbers in
+    them that the model has no embedding for.
     """
     options = task.options({})
     parsed: list[Any] = []
@@ -76,7 +79,6 @@ def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]
         together = [[i] for i in order] + [[order[1]] * 4, [order[-2]] * 2]
     side = task.padding_side
     batches = [Batch(indices, pad_rows([rows[i] for i in indices], manifest.inputs, side)) for indices in together]
-    batches += [Batch([], inputs) for inputs in further]
     for spec in manifest.inputs:
         most = max(int(batch.inputs[spec.name].max()) for batch in batches)
         if spec.maximum is not None and most > spec.maximum:
@@ -85,6 +87,29 @@ def make_sample(task: Task, manifest: Manifest, records: Sequence[dict[str, Any]
                 "they do not belong together, or 'model_input_names' in tokenizer_config.json has one too many"
             )
     return Sample(parsed, owned, rows, batches, options)
+
+
+def with_packed_sizes(sample: Sample, manifest: Manifest) -> Sample:
+    """`sample`, and a batch of each size that layers are packed for, if they are: a kernel of its own that no text may meet."""
+    tuning = manifest.build.tuning
+    if tuning is None or not any(trial.kept and (trial.choice, trial.form) == ("layers", "mkl") for trial in tuning.trials):
+        return sample
+    batches = []
+    for batch, *lengths in tuning.sizes:
+        length = lengths[0] if lengths else None
+        inputs = make_inputs(manifest, Size(batch, length))
+        if (ids := inputs.get("input_ids")) is not None:
+            # Words of the sample in any order, between what begins and ends a row: there are models that look for it.
+            first, *_, last = sample.rows[0].inputs["input_ids"]
+            words = np.concatenate([row.inputs["input_ids"] for row in sample.rows])
+            words = words[~np.isin(words, [first, last])]
+            ids[:] = words[ids % len(words)]
+            ids[:, 0], ids[:, -1] = first, last
+        sizes = {**dict.fromkeys(manifest.axes, length or 1), "batch": batch}
+        shapes = [[size if isinstance(size, int) else sizes[size] for size in spec.shape] for spec in manifest.outputs]
+        if sum(map(math.prod, shapes)) <= _MOST_VALUES:
+            batches.append(Batch([], inputs))
+    return replace(sample, batches=[*sample.batches, *batches])
 
 
 def replay(artifact: File, manifest: Manifest, sample: Sample) -> list[Arrays]:
@@ -153,8 +178,8 @@ def compare(
     scale = _size(exact) or 1.0
     answers = zip(_answers(task, sample, eager), _answers(task, sample, artifact), strict=True)
     return Proof(
-        inputs=len(sample.batches),
-        shapes=[list(next(iter(batch.inputs.values())).shape) for batch in sample.batches],
+        inputs=len(told),
+        shapes=[list(next(iter(sample.batches[i].inputs.values())).shape) for i in told],
         max_abs_difference=_round(difference.max()),
         mean_abs_difference=_round(difference.mean()),
         max_relative_difference=_round(difference.max() / scale),

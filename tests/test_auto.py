@@ -108,13 +108,15 @@ def test_texts_that_are_too_long_are_cut(tmp_path: Path, cli: Run) -> None:
         assert result.stdout.count("  speed ") == sum(cpu_offers(entry.isa) for entry in PRECISIONS.values())
 
 
-def test_data_that_cannot_be_read_is_told_before_the_rest_is_compiled(tmp_path: Path, cli: Run) -> None:
+def test_data_that_cannot_be_read_is_told_before_the_rest_is_compiled(tmp_path: Path) -> None:
     source = make_media_model(tmp_path / "source", "vit", "image-classification", **named(["bad", "good"]))
     (tmp_path / "no.png").write_bytes(b"no image")
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"image": str(tmp_path / "no.png"), "label": "bad"}) + "\n")
-    result = cli("--debug", "compile", source, "-o", tmp_path / "model.pt", "--precision", "auto", "--eval-data", data)
-    assert result.returncode == 1 and "line 1: field 'image': not an image" in result.stderr and "_compile" not in result.stderr
+    stages: list[str] = []
+    with pytest.raises(cpuc.InputError, match="line 1: field 'image': not an image"):
+        cpuc.choose(str(source), tmp_path / "model.pt", eval_data=data, report=stages.append)
+    assert {stage.partition(":")[0] for stage in stages} == {"fp32"}
     assert not (tmp_path / "model.pt").exists()
 
 

@@ -309,6 +309,7 @@ def test_a_signal_while_the_output_is_written_leaves_nothing(program: Path, tiny
         while process.poll() is None and not list(folder.glob("*/staged")):
             pass
         process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # it takes a moment
         written = list(folder.glob("*/staged"))
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)

@@ -140,9 +140,23 @@ def test_answers_of_the_pipeline_in_twelve_languages(
     assert_same(oracle(minilm, multilingual, top_k=4), model(multilingual, top_k=4))
 
 
-def test_answers_of_the_pipeline_with_a_byte_level_tokenizer(oracle: Callable[..., list[Any]], tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "roberta", "roberta")
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("roberta", ["input_ids", "attention_mask"]), ("albert", ["input_ids", "attention_mask", "token_type_ids"])],
+)
+def test_answers_of_the_pipeline_with_other_tokenizers(
+    kind: str, names: list[str], oracle: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    """Of bytes, and one that makes token types in version 4 only."""
+    folder = make_model(tmp_path / kind, kind)
+    for file, name, value in (
+        ("tokenizer_config.json", "model_input_names", None),
+        ("config.json", "transformers_version", "4.57.6"),
+    ):
+        facts = json.loads((folder / file).read_text()) | {name: value}
+        (folder / file).write_text(json.dumps({key: fact for key, fact in facts.items() if fact is not None}))
     cpuc.compile(str(folder), tmp_path / "model.pt")
+    assert [spec.name for spec in cpuc.open_bundle(tmp_path / "model.pt").manifest.inputs] == names
     records = [record for record in example_questions() if len(record["context"]) < 1500]
     options = {"max_seq_length": 200, "doc_stride": 50, "allow_no_answer": True}
     assert_same(oracle(folder, records, **options), cpuc.load(tmp_path / "model.pt")(records, **options))

@@ -74,7 +74,6 @@ def test_sixteen_threads_get_the_answers_of_one(model: cpuc.Model) -> None:
     assert wrong == []
 
 
-@pytest.mark.slow
 def test_a_file_system_that_cannot_be_written(tiny: Path) -> None:
     """As a container may have: nothing of the runtime needs a temporary folder."""
     program = f"import tempfile; tempfile.tempdir = '/absent'; import cpuc; cpuc.load({str(tiny)!r})"
@@ -82,6 +81,7 @@ def test_a_file_system_that_cannot_be_written(tiny: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_many_requests(tiny: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MANY, tiny], capture_output=True, text=True, check=True)
     *memory, lengths = map(int, done.stdout.split())

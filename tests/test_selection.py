@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from cpuc.compiler.precision import Limit
 from cpuc.compiler.quantization.layers import Compute, Layer
 from cpuc.compiler.quantization.rounding import Weight
 from cpuc.compiler.quantization.solve import Solution
@@ -44,7 +43,7 @@ def selected(
         )
         solutions.update({layers[name]: solution for name in group})
     measurement = Additive({layers[name]: error for name, error in alone.items()})
-    return {layer.name for layer in quantize._select(solutions, measurement, Limit(limit), torch.float32)}
+    return {layer.name for layer in quantize._select(solutions, measurement, limit, torch.float32)}
 
 
 def test_layers_go_back_if_others_make_room() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ import torch
 from archives import pack, unpack, with_manifest
 from conftest import INT8, Run
 from media_models import make_media_model
+from tiny import make_model
 
 import cpuc
 from cpuc.compiler.benchmarking.machine import cpu_count, cpu_name
 from cpuc.compiler.benchmarking.sizes import Size
 from cpuc.compiler.forms import Forms, defaults, int8_kernels, norm_adds
 from cpuc.compiler.fusion import FusedGraph
+from cpuc.compiler.loading import load_original
+from cpuc.compiler.source import resolve, snapshot
+from cpuc.compiler.tasks import TASKS
 from cpuc.compiler.tuning import tune
-from cpuc.runtime.manifest import Manifest, Tuning
+from cpuc.compiler.verification import make_sample, run_original, with_packed_sizes
+from cpuc.runtime.manifest import Manifest, Trial, Tuning
+from cpuc.runtime.tasks import load_task
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +199,21 @@ def retuned(bundle: Path, target: Path, **facts: Any) -> Path:
 def test_what_no_tuning_says_is_refused(change: dict[str, Any], message: str, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(cpuc.BundleError, match=message):
         cpuc.open_bundle(retuned(tiny, tmp_path / "bad.pt", **change))
+
+
+def test_sizes_that_layers_are_packed_for_are_verified(tmp_path: Path) -> None:
+    """BART's classifiers look for the end of each row, of which random numbers must have one."""
+    folder = make_model(tmp_path / "source", "bart", "text-classification")
+    manifest = cpuc.compile(str(folder), tmp_path / "model.pt")
+    kept = Tuning("a CPU", 2, [[8, 33]], 2, 1, [Trial("layers", "mkl", [1.1], True)])
+    packed = replace(manifest, build=replace(manifest.build, tuning=kept))
+    opened = cpuc.open_bundle(tmp_path / "model.pt")
+    sample = make_sample(load_task(manifest, opened.read), manifest, TASKS[manifest.task].records(manifest.preprocessing))
+    assert with_packed_sizes(sample, manifest) is sample
+    (batch,) = with_packed_sizes(sample, packed).batches[len(sample.batches) :]
+    assert batch.inputs["input_ids"].shape == (8, 33)
+    source = resolve(str(folder))
+    original = load_original(source, snapshot(source), manifest.task, "bart")
+    (expected,) = run_original(original, [spec.name for spec in manifest.inputs], ["logits"], [batch])
+    found = cpuc.load(tmp_path / "model.pt", warm_up=False).raw(batch.inputs)
+    np.testing.assert_allclose(found["logits"], expected["logits"], rtol=0, atol=1e-4)

@@ -173,7 +173,7 @@ def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _correlations(predicted: Sequence[float], expected: Sequence[float]) -> Scores:
     from scipy import stats  # torchmetrics adds ranks up in 32 bits: 65,536 equal scores are too many
 
-    if len(set(predicted)) < 2:
+    if len(set(predicted)) < 2 or not np.isfinite(predicted).all():
         return dict.fromkeys(("pearson", "spearman"), float("nan"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that values lie close together
