@@ -87,11 +87,16 @@ def compile(
     task, kind = select(source, task, allow_unlisted=allow_unlisted)
     report("fetching weights")
     files = snapshot(source, sentence=task == "sentence-embeddings")
-    # What cpuc has downloaded has its card, if there is one; other programs may have left out what says how a model is used.
-    if source.unlisted and not named and source.fetch("README.md") is None:
-        warn(f"{source.id}: taken for {task} by what is in the cache ({source.unlisted}): give --task if that is wrong")
+    if not named:
+        _check_card(source, task, warn)
     with _told_whole(), atomic_write(target, force=force) as staged:
         return _build(_Request(source, files, task, kind, precision, given, verify, tuning, report), staged)
+
+
+def _check_card(source: Source, task: str, warn: Report) -> None:
+    """Warn if the cache, which is all that is known, may lack what tells the task: what cpuc has downloaded has its card."""
+    if source.unlisted and source.fetch("README.md") is None:
+        warn(f"{source.id}: taken for {task} by what is in the cache ({source.unlisted}): give --task if that is wrong")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from cpuc.compiler.quantization.layers import Compute, Group, Layer, Network
 from cpuc.compiler.quantization.narrow import narrow
 from cpuc.compiler.quantization.observe import Tensors, observe, run
 from cpuc.compiler.quantization.rounding import Weight
-from cpuc.compiler.quantization.solve import Solution, solve_dynamic, solve_static
+from cpuc.compiler.quantization.solve import Observation, Solution, solve_dynamic, solve_static
 from cpuc.compiler.rewrites.rewrite import Graph
 from cpuc.runtime.errors import ModelError
 from cpuc.runtime.manifest import KeptLayer, Quantization
@@ -75,15 +75,13 @@ def quantize(
     rest = getattr(torch, scheme.rest)
     batches = [to_tensors(batch, inputs) for batch in calibration.batches]
     measurement = _Measurement(network, batches[:: -(-len(batches) // _MEASURED)])
-    budget = min(limit.relative, limit.absolute / measurement.size)
+    budget = measurement.budget(limit)
     round_tables(graph, accurate=lambda: measurement.error({}) <= _OF_TABLES * budget)
     narrow(network, rest, batches[0])
     report("running the calibration sample")
     seen = observe(network, batches)
     report("rounding weights and choosing scales")
-    solve = solve_dynamic if scheme.dynamic else solve_static
-    solved = {group: solve(group, seen.pop(group)) for group in network.groups}
-    solutions = {layer: solution for group, solution in solved.items() for layer in group.layers}
+    solutions = _solve(network, seen, solve_dynamic if scheme.dynamic else solve_static)
     report("measuring the error of what is in int8")
     kept = _select(solutions, measurement, budget, rest)
     for layer in kept:
@@ -100,6 +98,14 @@ def quantize(
         kept=[KeptLayer(layer.name, scheme.rest, float(f"{error:.2g}")) for layer, error in kept.items()],
     )
     return Quantized(network, solutions, summary)
+
+
+def _solve(
+    network: Network, seen: dict[Group, Observation], solve: Callable[[Group, Observation], Solution]
+) -> dict[Layer, Solution]:
+    """How each layer is computed; what was seen of a group is dropped then."""
+    solved = {group: solve(group, seen.pop(group)) for group in network.groups}
+    return {layer: solution for group, solution in solved.items() for layer in group.layers}
 
 
 def _check_worthwhile(network: Network, graph: Graph) -> None:
@@ -127,6 +133,10 @@ class _Measurement:
         self.exact = [_outputs(function, batch) for batch in batches]
         self.count = sum(each.numel() for each in self.exact)
         self.size = max(math.sqrt(sum(float(each.square().sum()) for each in self.exact) / self.count), 1e-12)
+
+    def budget(self, limit: Limit) -> float:
+        """The error that `limit` allows."""
+        return min(limit.relative, limit.absolute / self.size)
 
     def error(self, computes: Mapping[Layer, Compute]) -> float:
         """The error with all of `computes` together."""
