@@ -83,19 +83,17 @@ def compile(
     check_writable(target := Path(output), force=force)
     report("finding the model")
     source = resolve(model, revision)
-    named = task is not None
-    task, kind = select(source, task, allow_unlisted=allow_unlisted)
+    chosen, kind = select(source, task, allow_unlisted=allow_unlisted)
     report("fetching weights")
-    files = snapshot(source, sentence=task == "sentence-embeddings")
-    if not named:
-        _check_card(source, task, warn)
+    files = snapshot(source, sentence=chosen == "sentence-embeddings")
+    _check_card(source, chosen, task, warn)
     with _told_whole(), atomic_write(target, force=force) as staged:
-        return _build(_Request(source, files, task, kind, precision, given, verify, tuning, report), staged)
+        return _build(_Request(source, files, chosen, kind, precision, given, verify, tuning, report), staged)
 
 
-def _check_card(source: Source, task: str, warn: Report) -> None:
+def _check_card(source: Source, task: str, named: str | None, warn: Report) -> None:
     """Warn if the cache, which is all that is known, may lack what tells the task: what cpuc has downloaded has its card."""
-    if source.unlisted and source.fetch("README.md") is None:
+    if source.unlisted and named is None and source.fetch("README.md") is None:
         warn(f"{source.id}: taken for {task} by what is in the cache ({source.unlisted}): give --task if that is wrong")
 
 
