@@ -78,8 +78,7 @@ def compile(
         CpucError: the output cannot be written.
     """
     _check_options(precision, verify, allow_unlisted, warn)
-    given = read_calibration(calibrate, precision)
-    tuning = _wanted_tuning(tune, tune_seconds)
+    given, tuning = read_calibration(calibrate, precision), _wanted_tuning(tune, tune_seconds)
     check_writable(target := Path(output), force=force)
     report("finding the model")
     source = resolve(model, revision)
