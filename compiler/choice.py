@@ -164,15 +164,12 @@ def _compile(
     except Exception as error:
         from cpuc.compiler.fresh import lacks_room  # imports torch, as compile does
 
+        what = (str(error).strip() or "-").splitlines()[0]
         if lacks_room(error):
-            raise CpucError(f"{precision}: there is not enough memory to compile it: {_first_line(error)}") from error
+            raise CpucError(f"{precision}: there is not enough memory to compile it: {what}") from error
         # an operator that does not exist in this dtype: others may do
-        return f"unexpected {type(error).__name__}: {_first_line(error)}"
+        return f"unexpected {type(error).__name__}: {what}"
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or "-").splitlines()[0]
 
 
 # What is measured of models by name: the metric, and the points and seconds of each.

@@ -127,3 +127,16 @@ def test_data_without_labels_is_told_before_the_rest_is_compiled(minilm: Path, t
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "wrong.jsonl" in result.stderr
     assert [each.name for each in tmp_path.iterdir()] == ["wrong.jsonl"]
+
+
+def test_too_little_memory_is_no_fault_of_a_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(*arguments: object, precision: str, **options: object) -> cpuc.Manifest:
+        if precision != "fp32":
+            raise MemoryError
+        return real(*arguments, precision=precision, **options)  # type: ignore[arg-type]
+
+    source, real = make_model(tmp_path / "source", "bert"), cpuc.compile
+    monkeypatch.setattr("cpuc.compiler.choice.compile", compile)
+    with pytest.raises(cpuc.CpucError, match="there is not enough memory to compile it"):
+        cpuc.choose(str(source), tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()
