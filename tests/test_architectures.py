@@ -25,7 +25,7 @@ COMPILED = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "ro
 ATTENTIONS = {"bart": 6, "funnel": 3, "mbart": 6}
 # Linear layers that are no torch.nn.Linear (einsums of a weight: five in a layer of XLNet, one in Funnel's), less those
 # whose result is a constant (DeBERTa's position embeddings) or never used (a pooler), and convolutions of width 1.
-MORE_LINEAR = {"convbert": 2, "deberta-v2": -4, "funnel": 3, "squeezebert": 11, "xlnet": 10}
+MORE_LINEAR = {"convbert": 2, "deberta": -4, "deberta-v2": -4, "funnel": 3, "squeezebert": 1, "xlnet": 10}
 LAYERS = 2
 KINDS = sorted(kind for kind, entry in ARCHITECTURES.items() if entry.tasks <= TEXT)
 # (batch, sequence); 0 stands for the model's maximum.

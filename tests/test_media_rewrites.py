@@ -99,6 +99,58 @@ def test_padding_to_the_same_size_with_an_even_kernel_is_left_alone() -> None:
     check(nn.Conv2d(4, 8, 2, padding="same", dilation=2), images(4), ["aten::_convolution_mode"], ["aten::conv2d"])
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"padding": 1, "dilation": (2, 1)}])
+def test_padding_in_convolution(groups: int, settings: dict[str, Any]) -> None:
+    layer = nn.Sequential(nn.ZeroPad2d((1, 1, 2, 2)), nn.Conv2d(4, 8, 3, groups=groups, **settings))
+    check(layer, images(4), ["aten::pad", "aten::_convolution"], ["aten::conv2d"], images(4, 3, 20))
+
+
+@pytest.mark.parametrize("pads", [(0, 1, 0, 1), (2, 0, 1, 1), (0, 3, 2, 1)])
+@pytest.mark.parametrize("stride", [1, 2, (3, 1)])
+def test_padding_by_more_on_one_side_in_convolution_of_each_channel(
+    pads: tuple[int, ...], stride: int | tuple[int, int]
+) -> None:
+    layer = nn.Sequential(nn.ZeroPad2d(pads), nn.Conv2d(4, 8, 3, groups=4, stride=stride))
+    for size in (9, 10, 11, 12):
+        check(layer, images(4, 2, size), ["aten::pad", "aten::_convolution"], ["aten::conv2d"])
+
+
+def test_padding_that_is_left_alone() -> None:
+    padded = ["aten::pad", "aten::conv2d"]
+    for layers in (
+        (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 8, 3, stride=2)),  # all channels: longer kernels would cost more
+        (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 8, 3, groups=4, padding=1)),
+        (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 8, 3, groups=4, dilation=2)),
+        (nn.ZeroPad2d((-1, -1, 0, 0)), nn.Conv2d(4, 8, 3)),
+        (nn.ConstantPad1d(1, 0.0), nn.Conv2d(4, 8, 3)),  # of the last axis only
+        (nn.ConstantPad2d(1, 0.5), nn.Conv2d(4, 8, 3)),
+        (nn.ReflectionPad2d(1), nn.Conv2d(4, 8, 3)),
+    ):
+        check(nn.Sequential(*layers), images(4), ["aten::pad", "aten::_convolution"], padded, images(4, 3, 12))
+    check(nn.Sequential(nn.ZeroPad2d(0), nn.ReLU()), images(4), ["aten::pad", "aten::relu"], ["aten::relu"])
+
+
+def response(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+    return weight * (x * (norm / (norm.mean(-1, keepdim=True) + 1e-6))) + bias + x
+
+
+def test_response_norm() -> None:
+    before = ["aten::linalg_vector_norm", "aten::mean", "aten::div", "aten::add"]
+    after = ["aten::sum", "aten::sqrt", "aten::mean", "aten::add", "aten::div", "aten::addcmul"]
+    check(Plain(response, torch.randn(1, 1, 1, 9), torch.randn(1, 1, 1, 9)), images(4), before, after, images(5, 3, 9))
+    unchanged(Plain(lambda x: torch.linalg.vector_norm(x, 1, (1, 2)) + x.sum()), images(4), ["aten::linalg_vector_norm"])
+
+
+def test_scaled_linear_turned() -> None:
+    x, others, weights = [torch.randn(2, 4)], [torch.randn(3, 5, 4)], (torch.randn(8, 4), torch.randn(8))
+    layer = Plain(lambda x, w, b, f: f * F.linear(x, w, b), *weights, torch.randn(8))
+    check(layer, x, ["aten::linear", "aten::mul"], ["ipex_prepack::linear_run"], others)
+    whole = Plain(lambda x, w, b: x.sum() * F.linear(x, w, b), *weights)
+    check(whole, x, ["aten::linear", "aten::mul"], ["ipex_prepack::linear_run", "aten::mul"], others)
+
+
 @pytest.mark.parametrize("form", ["none", "tanh"])
 def test_conv1d_and_gelu_as_2d(form: str) -> None:
     layer = nn.Sequential(nn.Conv1d(8, 16, 10, stride=5, bias=False), nn.GELU(form))
@@ -107,25 +159,44 @@ def test_conv1d_and_gelu_as_2d(form: str) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("groups", [1, 4])
-def test_pointwise_as_linear(groups: int, bias: bool) -> None:
-    layer = nn.Conv1d(8, 16, 1, groups=groups, bias=bias)
+def test_pointwise_as_linear(bias: bool) -> None:
+    layer = nn.Conv1d(8, 16, 1, bias=bias)
     order = ["aten::transpose", "ipex_prepack::linear_run", "aten::transpose"]
     check(layer, sounds(8), ["aten::_convolution"], order, sounds(8, 3, 77))
-    for near in (nn.Conv1d(8, 16, 1, groups=4, stride=2), nn.Conv1d(8, 16, 1, groups=4, padding=1)):
+    for near in (nn.Conv1d(8, 16, 1, stride=2), nn.Conv1d(8, 16, 1, padding=1)):
         check(near, sounds(8), ["aten::_convolution"], ["aten::conv2d"])
 
 
-def test_grouped_conv1d_as_2d() -> None:
-    layer = nn.Conv1d(8, 8, 128, padding=64, groups=2)
-    graph = check(layer, sounds(8), ["aten::_convolution"], ["aten::conv2d", "aten::squeeze"], sounds(8, 3, 300))
-    assert "strides=[512, 128, 128, 1]" in graph  # of the weight, as it was
+@pytest.mark.parametrize("bias", [True, False])
+def test_pointwise_for_groups_as_products(bias: bool) -> None:
+    layer = nn.Conv1d(8, 16, 1, groups=4, bias=bias)
+    order = ["aten::transpose", "aten::reshape", "torch_ipex::bmm_add", "aten::add", "aten::transpose"]
+    check(layer, sounds(8), ["aten::_convolution"], order, sounds(8, 3, 77))
+    check(nn.Conv1d(8, 16, 1, groups=4, stride=2), sounds(8), ["aten::_convolution"], ["aten::conv2d"])
 
 
-def test_conv1d_as_2d() -> None:
-    layer = nn.Sequential(nn.Conv1d(8, 8, 4, padding=2, groups=2, dilation=3), nn.ReLU())
+@pytest.mark.parametrize(
+    ("width", "settings"),
+    [
+        (128, {"padding": 64}),
+        (128, {"padding": 64, "stride": 2}),
+        (3, {}),
+        (3, {"stride": 3, "dilation": 2}),
+        (4, {"padding": 1, "stride": 2, "bias": False}),
+    ],
+)
+def test_conv1d_for_groups_in_blocks(width: int, settings: dict[str, int]) -> None:
+    layer = nn.Conv1d(12, 12, width, groups=2, **settings)
+    order = ["aten::constant_pad_nd", "aten::unfold", "aten::conv2d", "aten::slice"]
+    for length in (7, 31, 32, 33, 64, 65, 300):
+        check(layer, sounds(12), ["aten::_convolution"], order, sounds(12, 3, length))
+
+
+@pytest.mark.parametrize("groups", [1, 64])
+def test_conv1d_as_2d(groups: int) -> None:
+    layer = nn.Sequential(nn.Conv1d(64, 64, 4, padding=2, groups=groups, dilation=3), nn.ReLU())
     order = ["aten::unsqueeze", "aten::conv2d", "aten::squeeze", "aten::relu"]
-    check(layer, sounds(8), ["aten::_convolution", "aten::relu"], order, sounds(8, 1, 31))
+    check(layer, sounds(64), ["aten::_convolution", "aten::relu"], order, sounds(64, 1, 31))
     unchanged(nn.ConvTranspose1d(4, 8, 3), sounds(4), ["aten::_convolution"])
 
 

@@ -13,6 +13,7 @@ import torch
 
 from cpuc.compiler.rewrites.attention import ATTENTION
 from cpuc.compiler.rewrites.convolution import BOTTLENECKS, CONVOLUTION
+from cpuc.compiler.rewrites.convolution_1d import CONVOLUTION_1D
 from cpuc.compiler.rewrites.einsum import EINSUM
 from cpuc.compiler.rewrites.elementwise import ELEMENTWISE, IN_PLACE
 from cpuc.compiler.rewrites.linear import LINEAR, PACKING
@@ -30,6 +31,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *WINDOW_ATTENTION,
     *PRODUCT,
     *CONVOLUTION,
+    *CONVOLUTION_1D,
     *LINEAR,
     *ELEMENTWISE,
     *PACKING,

@@ -31,6 +31,15 @@ def _is_int8(graph: Graph, names: Values) -> Values | None:  # noqa: ARG001
     return {} if isinstance(table, torch.Tensor) and table.dtype == torch.int8 else None
 
 
+def _by_nothing(graph: Graph, names: Values) -> Values | None:  # noqa: ARG001
+    return None if any(names["pads"].toIValue() or [1]) else {}
+
+
+def _is_euclidean(graph: Graph, names: Values) -> Values | None:  # noqa: ARG001
+    """Whether a norm is that of vectors, each of which stays an axis of its own."""
+    return {} if names["order"].toIValue() == 2 and names["keep"].toIValue() is True else None
+
+
 ELEMENTWISE = (
     # The norm of DeBERTa, in float32 whatever the model is in, as torch's is too.
     #
@@ -63,6 +72,53 @@ ELEMENTWISE = (
             %y = aten::layer_norm(%x, %shape, %weight, %bias, %small, %yes)
             return (%y)""",
         _norm,
+    ),
+    # Swin pads windows that fit already.
+    #
+    #   x ─ pad(0)   →   x
+    Rewrite(
+        "padding-by-nothing",
+        """
+        graph(%x, %pads, %mode, %fill):
+            %y = aten::pad(%x, %pads, %mode, %fill)
+            return (%y)""",
+        """
+        graph(%x):
+            return (%x)""",
+        _by_nothing,
+    ),
+    # The normalisation of responses in ConvNeXt-V2 (Woo et al., 2023), g the norm of each channel. torch's norm over the rows
+    # of an image takes 2 to 10 times as long as a sum of squares, and what follows made five passes over the image.
+    #
+    #   g = vector_norm(x);  w · (x · g / (mean(g) + ε)) + b + x   →   g = √sum(x · x);  b + x · (1 + w · g / (mean(g) + ε))
+    Rewrite(
+        "response-norm",
+        """
+        graph(%x, %order, %axes, %keep, %dtype, %last, %keep_last, %dtype_last, %epsilon, %weight, %bias):
+            %one : int = prim::Constant[value=1]()
+            %g = aten::linalg_vector_norm(%x, %order, %axes, %keep, %dtype)
+            %mean = aten::mean(%g, %last, %keep_last, %dtype_last)
+            %above = aten::add(%mean, %epsilon, %one)
+            %n = aten::div(%g, %above)
+            %normal = aten::mul(%x, %n)
+            %scaled = aten::mul(%weight, %normal)
+            %shifted = aten::add(%scaled, %bias, %one)
+            %y = aten::add(%shifted, %x, %one)
+            return (%y)""",
+        """
+        graph(%x, %axes, %keep, %dtype, %last, %keep_last, %dtype_last, %epsilon, %weight, %bias):
+            %one : int = prim::Constant[value=1]()
+            %squares = aten::mul(%x, %x)
+            %sum = aten::sum(%squares, %axes, %keep, %dtype)
+            %g = aten::sqrt(%sum)
+            %mean = aten::mean(%g, %last, %keep_last, %dtype_last)
+            %above = aten::add(%mean, %epsilon, %one)
+            %n = aten::div(%g, %above)
+            %scale = aten::mul(%weight, %n)
+            %factor = aten::add(%scale, %one, %one)
+            %y = aten::addcmul(%bias, %x, %factor, %one)
+            return (%y)""",
+        _is_euclidean,
     ),
     #   x · 0.5 · (1 + erf(x / √2))   →   gelu(x)
     Rewrite(

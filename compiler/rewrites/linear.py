@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
-from cpuc.compiler.rewrites.matching import is_constant
-from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Value, Values
+from cpuc.compiler.rewrites.matching import Writes, constant, insert, is_constant
+from cpuc.compiler.rewrites.rewrite import Graph, Node, Rewrite, Value, Values
 
 
 def _tensor(value: Value) -> torch.Tensor | None:
@@ -48,6 +50,39 @@ def _transposed_with_bias(graph: Graph, names: Values) -> Values | None:
     weight, bias = _tensor(names["weight"]), _tensor(names["bias"])
     fits = weight is not None and bias is not None and bias.shape == weight.shape[1:]
     return _transposed(graph, names) if fits else None
+
+
+# The rows of a table of positions; what is longer holds something else, and its file would grow more than that pays.
+_POSITIONS = 4096
+_CUTS = ("aten::slice", "aten::unsqueeze")
+
+
+def _of_part(graph: Graph, names: Values) -> Values | None:
+    """The part of what a layer makes of a constant table, where it takes that part of the table."""
+    weight, bias, cuts, table = _tensor(names["weight"]), _tensor(names["bias"]), list[Node](), names["x"]
+    while table.node().kind() in _CUTS:
+        cuts.insert(0, table.node())
+        table = table.node().inputsAt(0)
+    rows = _tensor(table)
+    if rows is None or rows.dim() != 2 or weight is None or not cuts or any(map(_cuts_columns, cuts)):
+        return None
+    if len(rows) > _POSITIONS:
+        return None
+    if bias is None and not names["bias"].node().mustBeNone():
+        return None
+    part = graph.insertConstant(torch.nn.functional.linear(rows, weight, bias))
+    for node in cuts:
+        part = insert(graph, node.kind(), part, *list(node.inputs())[1:])
+    # What writes to the outputs of the layer would write to the constant.
+    return {"part": insert(graph, "aten::clone", part, None) if Writes(graph).ever(names["result"]) else part}
+
+
+def _cuts_columns(node: Node) -> bool:
+    """Whether it is anything but a part of the rows, all columns, or one more axis before them."""
+    axis = constant(node, 1)
+    if node.kind() == "aten::unsqueeze":
+        return bool(axis != 0)
+    return bool(axis != 0 and [constant(node, i) for i in (2, 3, 4)] != [0, sys.maxsize, 1])
 
 
 LINEAR = (
@@ -94,6 +129,34 @@ LINEAR = (
             %y = aten::linear(%x, %rows, %start)
             return (%y)""",
         _scaled,
+    ),
+    #   x ─ linear(W, b) ─ mul(s, ·)   →   x ─ linear(W · s, b · s)      BEiT's
+    Rewrite(
+        "scaled-linear-turned",
+        """
+        graph(%x, %weight, %bias, %factor):
+            %y = aten::linear(%x, %weight, %bias)
+            %scaled = aten::mul(%factor, %y)
+            return (%scaled)""",
+        """
+        graph(%x, %rows, %start):
+            %y = aten::linear(%x, %rows, %start)
+            return (%y)""",
+        _scaled,
+    ),
+    # DeBERTa's projections of positions, a sixth of its time for 128 tokens, for 43 MB more of a base model in float32.
+    #
+    #   table ─ slice(rows) ─ linear(W, b)   →   linear(table, W, b) ─ slice(rows)
+    Rewrite(
+        "linear-of-part",
+        """
+        graph(%x, %weight, %bias):
+            %y = aten::linear(%x, %weight, %bias)
+            return (%y)""",
+        """
+        graph(%part):
+            return (%part)""",
+        _of_part,
     ),
     #   x ─ linear(W, b) ─ add(c)   →   x ─ linear(W, b + c)
     Rewrite(

@@ -81,19 +81,20 @@ class Writes:
         return any(
             node.isBefore(anchor)
             and (value.node().kind() == "prim::Param" or value.node().isBefore(node))
-            and self._to(value, node)
+            and self.may_write(node, value)
             for node in self.nodes
         )
 
     def between(self, value: Value, first: Node, last: Node) -> bool:
         """Whether something may be written to `value` after `first` and before `last`."""
-        return any(first.isBefore(node) and node.isBefore(last) and self._to(value, node) for node in self.nodes)
+        return any(first.isBefore(node) and node.isBefore(last) and self.may_write(node, value) for node in self.nodes)
 
     def ever(self, value: Value) -> bool:
         """Whether something may be written to `value` anywhere."""
-        return any(self._to(value, node) for node in self.nodes)
+        return any(self.may_write(node, value) for node in self.nodes)
 
-    def _to(self, value: Value, node: Node) -> bool:
+    def may_write(self, node: Node, value: Value) -> bool:
+        """Whether an in-place operator may write to `value`."""
         return bool(self.aliases.may_contain_alias(node.inputsAt(0), value))
 
 
