@@ -127,7 +127,8 @@ def compiled(subject: Subject, dtype: str) -> FusedGraph:
         frozen = capture(model.to(getattr(torch, dtype)), names, subject.outputs, subject.example)
         # As the pipeline does: what is free but in its batch is packed for one row.
         fixed = subject.architecture.inputs is None and "pixel_values" in names
-        return fuse(frozen, names, {name: array[:1] for name, array in subject.example.items()} if fixed else subject.example)
+        example = {name: array[:1] for name, array in subject.example.items()} if fixed else subject.example
+        return fuse(frozen, names, example, fixed=fixed)
 
 
 def counts(graph: FusedGraph) -> dict[str, str]:

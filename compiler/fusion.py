@@ -27,6 +27,7 @@ from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Fbgemm, Lowering, Quantized, calling, lower
 from cpuc.compiler.residual import find_sums
 from cpuc.compiler.short import find_short, use_short
+from cpuc.compiler.sizes import fix_sizes
 from cpuc.compiler.smoothing import absorb
 from cpuc.compiler.xsmm import alternatives, sizes_of_layers, use_xsmm
 from cpuc.runtime.errors import ModelError
@@ -106,9 +107,11 @@ def fuse(
     names: Sequence[str],
     example: Inputs,
     quantize: Callable[[Any], Quantized] | None = None,
+    *,
+    fixed: bool = False,
 ) -> FusedGraph:
     """`prepare` and `Fusible.build` in one, in the default forms."""
-    fusible = prepare(frozen, names, example, quantize)
+    fusible = prepare(frozen, names, example, quantize, fixed=fixed)
     return fusible.build(fusible.defaults)
 
 
@@ -117,6 +120,8 @@ def prepare(
     names: Sequence[str],
     example: Inputs,
     quantize: Callable[[Any], Quantized] | None = None,
+    *,
+    fixed: bool = False,
 ) -> Fusible:
     """Apply our rewrites and IPEX's passes.
 
@@ -130,10 +135,13 @@ def prepare(
         example: a batch to profile, of sizes that occur nowhere in the model. Convolutions are packed for its sizes; others
             work too, some slower.
         quantize: called with the graph after our rewrites, when linear layers are plain operators; None leaves them so.
+        fixed: whether inputs have the sizes of `example`, but for the number of rows.
     """
     load_ipex()
     found: list[Quantized] = []
     tensors = to_tensors(example, names)
+    if fixed:
+        fix_sizes(frozen.graph, tensors)
 
     def before_packing(graph: Any) -> None:
         narrow_last_layer(graph, tensors)
