@@ -26,6 +26,7 @@ from cpuc.compiler.position import narrow_last_layer
 from cpuc.compiler.products import use_products
 from cpuc.compiler.quantization import Fbgemm, Lowering, Quantized, calling, lower
 from cpuc.compiler.residual import find_sums
+from cpuc.compiler.several import pack_for_several
 from cpuc.compiler.short import find_short, use_short
 from cpuc.compiler.sizes import fix_sizes
 from cpuc.compiler.smoothing import absorb
@@ -153,7 +154,7 @@ def prepare(
     graph = _executed(frozen, tensors)
     torch._C._jit_pass_erase_shape_information(graph)
     _drop_self(graph)
-    return Fusible(graph, names, tensors, found[0] if found else None)
+    return Fusible(graph, names, tensors, found[0] if found else None, fixed=fixed)
 
 
 class Fusible:
@@ -163,8 +164,10 @@ class Fusible:
         defaults: the forms that it is built in unless others are asked for.
     """
 
-    def __init__(self, graph: Any, names: Sequence[str], tensors: Sequence[torch.Tensor], quantized: Quantized | None) -> None:
-        self._graph, self._names, self._tensors, self._quantized = graph, names, tensors, quantized
+    def __init__(
+        self, graph: Any, names: Sequence[str], tensors: Sequence[torch.Tensor], quantized: Quantized | None, *, fixed: bool
+    ) -> None:
+        self._graph, self._names, self._tensors, self._quantized, self._fixed = graph, names, tensors, quantized, fixed
         self._expected: list[torch.Tensor] = []
         sizes = sizes_of_layers(graph)
         self._dtypes = {dtype for dtype, *_ in sizes}
@@ -206,6 +209,8 @@ class Fusible:
         if forms.attention == "products":
             use_products(graph, self._tensors)
         rewrites.finish(graph)
+        if self._fixed:
+            pack_for_several(graph)
         _restore_chunks(graph)
         if forms.layers == "mkl":
             use_packed(graph, self._expected)

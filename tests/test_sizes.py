@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import FileCheck
 
+from cpuc.compiler import several
 from cpuc.compiler.capture import capture
 from cpuc.compiler.fusion import fuse
 from cpuc.compiler.sizes import fix_sizes
@@ -82,6 +85,37 @@ def test_fusion_knows_fixed_sizes() -> None:
         frozen = capture(Model(), ["pixel_values"], ["logits"], example)
         graph = fuse(frozen, ["pixel_values"], example, fixed=known).graph
         (FileCheck().check_not if known else FileCheck().check)("aten::arange").run(graph)
+
+
+@pytest.mark.parametrize("differ", [True, False, None])
+def test_convolutions_are_packed_for_one_image_and_for_several(differ: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the order of weights differs, which depends on the CPU: None leaves it to it."""
+    if differ is not None:
+        memories = itertools.count() if differ else itertools.repeat(0)
+        monkeypatch.setattr(several, "_memory", lambda _: torch.tensor(next(memories)))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.apart = nn.Conv2d(3, 256, 3), nn.Conv2d(256, 1024, 1), nn.Conv2d(1024, 8, 1, groups=8)
+
+        def forward(self, pixel_values: torch.Tensor, return_dict: bool) -> dict[str, torch.Tensor]:  # noqa: ARG002
+            hidden = self.one(pixel_values)
+            return {"logits": self.apart((self.other(hidden) + hidden.repeat(1, 4, 1, 1)).relu())}
+
+    torch.manual_seed(0)
+    model, example = Model(), {"pixel_values": torch.randn(1, 3, 16, 16).numpy()}
+    frozen = capture(model, ["pixel_values"], ["logits"], {"pixel_values": torch.randn(2, 3, 16, 16).numpy()})
+    fused = fuse(frozen, ["pixel_values"], example, fixed=True)
+    ways = [node for node in fused.graph.nodes() if node.kind() == "prim::If"]
+    assert differ is None or len(ways) == 3 * differ
+    assert sum(n for kind, n in fused.fused.items() if kind.startswith("ipex_prepack::convolution")) == 3
+    program = torch.jit.load(io.BytesIO(fused.saved()))
+    for rows in (1, 2, 8, 9):
+        images = torch.randn(rows, 3, 16, 16)
+        with torch.no_grad(), torch.jit.optimized_execution(False):
+            (actual,) = program(images)
+            torch.testing.assert_close(actual, model(images, True)["logits"], atol=1e-4, rtol=1e-4)
 
 
 LAYER = torch.randn(16, 8), torch.randn(16)
