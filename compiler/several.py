@@ -13,7 +13,8 @@ image only, on an EPYC (Zen 4):
     MobileNet-V2, bfloat16   1.04   1.75   1.44   1.23   1.10   1.06    1.07
     EfficientNet, bfloat16   1.00   1.52   1.30   1.15   1.08   1.04    1.07
 
-Which orders differ is found on the CPU that compiles. On another it may be others; those that are packed for both stay right.
+Weights that are packed for both are in the file twice, and in memory. Which orders differ is found on the CPU that compiles; on
+another it may be others, and those that are packed for both stay right.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ def pack_for_several(graph: Graph) -> None:
     Args:
         graph: its first input is the images, of one size; convolutions are packed for one image, and no operator has two.
     """
-    found = [(node, value, _other(value)) for node in graph.nodes() for value in node.inputs() if _is_packed(value)]
-    if not (found := [each for each in found if each[-1] is not None]):
+    uses = [(node, value) for node in graph.nodes() for value in node.inputs() if _is_packed(value)]
+    others = {value.unique(): _other(value) for _, value in {value.unique(): (node, value) for node, value in uses}.values()}
+    found = [(node, value, others[value.unique()]) for node, value in uses if others[value.unique()] is not None]
+    if not found:
         return
     with graph.insert_point_guard(next(iter(graph.nodes()))):
         several = truth(graph, "aten::gt", number(graph, "aten::size", next(iter(graph.inputs())), 0), 1)

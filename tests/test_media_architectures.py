@@ -28,8 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_paddi
 FRESH = ("convnext", "efficientnet", "resnet", "siglip-features", "swinv2", "wav2vec2-masked", "wavlm")
 
 
-def fused(case: Case, dtype: torch.dtype = torch.float32) -> tuple[FusedGraph, Counter[str]]:
-    """The fused graph, and the operators that there were before, less those that only constants decide."""
+IMAGES = [name for name, case in CASES.items() if "pixel_values" in case.example]
+
+
+def fused(case: Case, dtype: torch.dtype = torch.float32, *, fixed: bool = False) -> tuple[FusedGraph, Counter[str]]:
+    """The fused graph, and the operators that there were before, less those that only constants decide.
+
+    `fixed` says that it knows the size of images, as the compiler has it.
+    """
     model: Any = case.model()
     model.set_attn_implementation(case.architecture.attention)
     frozen = capture(model.to(dtype), list(case.example), case.outputs, case.example)
@@ -37,7 +43,8 @@ def fused(case: Case, dtype: torch.dtype = torch.float32) -> tuple[FusedGraph, C
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rewrites, "REWRITES", ())
         rewrites.apply(graph)
-    return fuse(frozen, list(case.example), case.example), Counter(node.kind() for node in graph.nodes())
+    example = {name: array[:1] if fixed else array for name, array in case.example.items()}
+    return fuse(frozen, list(example), example, fixed=fixed), Counter(node.kind() for node in graph.nodes())
 
 
 def run(graph: FusedGraph, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -88,6 +95,25 @@ def test_bf16_is_fused_and_close(name: str) -> None:
             assert actual.dtype == np.float32
             error = np.sqrt(np.mean((actual - expected[output]) ** 2) / np.mean(expected[output] ** 2))
             assert 0 < error < 6e-2, (shape, output)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in IMAGES), *((name, torch.bfloat16) for name in ("beit", "mobilenet_v2", "swin"))],
+)
+def test_images_of_one_size_in_any_number_equal_eager(name: str, dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16:
+        needs_avx512()
+    case = CASES[name]
+    graph, _ = fused(case, dtype, fixed=True)
+    assert graph.unfused == case.unfused
+    assert attentions(graph.fused) == case.attentions
+    for rows in (1, 2, 5):
+        inputs = case.inputs(rows, 101)
+        expected = run_eager(case.model(), list(inputs), case.outputs, inputs)
+        for output, actual in run(graph, inputs, case.outputs).items():
+            error = np.sqrt(np.mean((actual - expected[output]) ** 2) / np.mean(expected[output] ** 2))
+            assert error < (1e-5 if dtype == torch.float32 else 6e-2), (rows, output)
 
 
 def test_fused_graphs_load_silently_in_a_fresh_process_and_give_the_same(tmp_path: Path) -> None:

@@ -113,9 +113,9 @@ def _check_worthwhile(network: Network, graph: Graph) -> None:
     linear = sum(layer.weight.numel() for group in network.groups for layer in group.layers)
     others = sum(
         tensor.numel()
-        for kind in ("aten::_convolution", "aten::conv2d", "aten::conv1d")
+        for kind, position in (("aten::_convolution", 1), ("aten::conv2d", 1), ("aten::conv1d", 1), ("torch_ipex::bmm_add", 2))
         for node in graph.findAllNodes(kind)
-        if isinstance(tensor := node.inputsAt(1).toIValue(), torch.Tensor)
+        if isinstance(tensor := node.inputsAt(position).toIValue(), torch.Tensor)
     )
     if linear <= others:
         raise ModelError("int8 quantises linear layers, and most of this model's work is convolutions: use another --precision")

@@ -50,7 +50,7 @@ def _padded(graph: Graph, names: Values) -> Values | None:
     kernel = node.inputsAt(1)
     weight = constant_tensor(*((kernel.node(), 0) if kernel.node().kind() == "aten::clone" else (node, 1)))
     own, dilation, pads, fill = constant(node, 4), constant(node, 5), names["pads"].toIValue() or [], names["fill"]
-    if weight is None or weight.dim() != 4 or not own or len(pads) != 4 or min(pads) < 0:
+    if weight is None or weight.dim() != 4 or len(own or []) != 2 or len(pads) != 4 or min(pads) < 0:
         return None
     if not (fill.node().mustBeNone() or fill.toIValue() == 0):
         return None

@@ -10,6 +10,8 @@ from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Values
 
 # Outputs of a block. For 149 of Wav2Vec2's position embedding in bf16, 16 took 1.11 times as long, 64 1.12.
 _BLOCK = 32
+# What a block sees is copied, so often as it is seen.
+_REACH = 8 * _BLOCK
 # A line of samples is an image of height 1.
 _AS_2D = """
             %zero : int = prim::Constant[value=0]()
@@ -49,6 +51,8 @@ def _in_blocks(graph: Graph, names: Values) -> Values | None:
     if all(size == 1 or (size % 32 == 0 and size % 48 != 0) for size in (inputs, outputs // groups)):
         return None
     reach = dilation[0] * (width - 1) + 1
+    if reach > _REACH * stride[0]:
+        return None
     sizes = {
         "kernel": weight.unsqueeze(2).contiguous(memory_format=torch.channels_last),
         "stride2": [1, *stride],
@@ -204,7 +208,7 @@ CONVOLUTION_1D = (
     ),
     # IPEX's own conv1d announces on standard error that it will go, once a layer, whenever an artifact is loaded.
     #
-    #   x ─ conv1d ─ gelu   →   x ─ unsqueeze ─ conv2d ─ gelu ─ squeeze      the GELU stays where IPEX fuses it
+    #   x ─ conv1d ─ gelu   →   x ─ unsqueeze ─ conv2d ─ gelu ─ squeeze      GELU stays where IPEX fuses it, but in blocks
     Rewrite(
         "conv1d-gelu-as-2d",
         f"""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cpuc.compiler.rewrites.matching import is_constant
+from cpuc.compiler.rewrites.matching import Writes, is_constant
 from cpuc.compiler.rewrites.rewrite import Graph, Rewrite, Values
 
 _FLOATS = (5, 6, 15)  # float16, float32 and bfloat16, as the graph writes them
@@ -31,8 +31,12 @@ def _is_int8(graph: Graph, names: Values) -> Values | None:  # noqa: ARG001
     return {} if isinstance(table, torch.Tensor) and table.dtype == torch.int8 else None
 
 
-def _by_nothing(graph: Graph, names: Values) -> Values | None:  # noqa: ARG001
-    return None if any(names["pads"].toIValue() or [1]) else {}
+def _by_nothing(graph: Graph, names: Values) -> Values | None:
+    """It is a copy all the same, which matters where one of the two is written to."""
+    if any(names["pads"].toIValue() or [1]):
+        return None
+    writes = Writes(graph)
+    return None if writes.ever(names["x"]) or writes.ever(names["result"]) else {}
 
 
 def _is_euclidean(graph: Graph, names: Values) -> Values | None:  # noqa: ARG001

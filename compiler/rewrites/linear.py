@@ -64,9 +64,9 @@ def _of_part(graph: Graph, names: Values) -> Values | None:
         cuts.insert(0, table.node())
         table = table.node().inputsAt(0)
     rows = _tensor(table)
-    if rows is None or rows.dim() != 2 or weight is None or not cuts or any(map(_cuts_columns, cuts)):
+    if rows is None or rows.dim() != 2 or len(rows) > _POSITIONS or not cuts or any(map(_cuts_columns, cuts)):
         return None
-    if len(rows) > _POSITIONS:
+    if weight is None or weight.dim() != 2:
         return None
     if bias is None and not names["bias"].node().mustBeNone():
         return None
@@ -144,7 +144,8 @@ LINEAR = (
             return (%y)""",
         _scaled,
     ),
-    # DeBERTa's projections of positions, a sixth of its time for 128 tokens, for 43 MB more of a base model in float32.
+    # DeBERTa's projections of positions, a fifth of its time for 128 tokens. They are two tables in each layer of the precision
+    # that is not int8, which makes a base model 16 MB larger in float32, and 24 in int8.
     #
     #   table ─ slice(rows) ─ linear(W, b)   →   linear(table, W, b) ─ slice(rows)
     Rewrite(
