@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from cpuc.compiler.quantization import watch
-from cpuc.compiler.rewrites.matching import Writes
+from cpuc.compiler.rewrites.attention import SHAPE
+from cpuc.compiler.rewrites.matching import Writes, replace
 from cpuc.compiler.rewrites.rewrite import Graph, Node, Value
 
 _MOST = 4 << 20  # bytes of a constant
@@ -27,6 +28,7 @@ def fix_sizes(graph: Graph, batch: Sequence[torch.Tensor]) -> None:
         batch: inputs for it, of the sizes that it will meet but for the number of rows.
     """
     passes: Any = torch._C  # whose annotations lack some
+    replace(SHAPE, graph)  # it knows a shape by the sizes that are asked for
 
     def asked(graph: Graph) -> list[Value]:
         nodes = graph.findAllNodes("aten::size", recurse=False)

@@ -224,6 +224,30 @@ def _only_fills(_: Graph, names: Values) -> Values | None:
     return {} if fills and all(each.inputsAt(0).unique() == names["x"].unique() for each in uses) else None
 
 
+# What attention gives already has the shape [batch, heads, queries, columns of v]:
+#
+#   attention(q, k, v, …) ─ reshape(batch, -1, queries, columns)   →   attention(q, k, v, …)
+SHAPE = Rewrite(
+    "attention-shape",
+    """
+    graph(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped):
+        %first : int = prim::Constant[value=0]()
+        %keep : int = prim::Constant[value=-1]()
+        %two : int = prim::Constant[value=2]()
+        %three : int = prim::Constant[value=3]()
+        %attended = aten::scaled_dot_product_attention(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped)
+        %batch : int = aten::size(%attended, %first)
+        %queries : int = aten::size(%query, %two)
+        %columns : int = aten::size(%value, %three)
+        %shape : int[] = prim::ListConstruct(%batch, %keep, %queries, %columns)
+        %y = aten::reshape(%attended, %shape)
+        return (%y)""",
+    """
+    graph(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped):
+        %y = aten::scaled_dot_product_attention(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped)
+        return (%y)""",
+)
+
 ATTENTION = (
     #   masked_fill(x, expand_as(mask, x), c)   →   masked_fill(x, mask, c)      a mask broadcasts
     Rewrite(
@@ -303,27 +327,5 @@ ATTENTION = (
             return (%y)""",
         partial(_attention, merged=True),
     ),
-    # What attention gives already has the shape [batch, heads, queries, columns of v]:
-    #
-    #   attention(q, k, v, …) ─ reshape(batch, -1, queries, columns)   →   attention(q, k, v, …)
-    Rewrite(
-        "attention-shape",
-        """
-        graph(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped):
-            %first : int = prim::Constant[value=0]()
-            %keep : int = prim::Constant[value=-1]()
-            %two : int = prim::Constant[value=2]()
-            %three : int = prim::Constant[value=3]()
-            %attended = aten::scaled_dot_product_attention(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped)
-            %batch : int = aten::size(%attended, %first)
-            %queries : int = aten::size(%query, %two)
-            %columns : int = aten::size(%value, %three)
-            %shape : int[] = prim::ListConstruct(%batch, %keep, %queries, %columns)
-            %y = aten::reshape(%attended, %shape)
-            return (%y)""",
-        """
-        graph(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped):
-            %y = aten::scaled_dot_product_attention(%query, %key, %value, %mask, %dropout, %causal, %scale, %grouped)
-            return (%y)""",
-    ),
+    SHAPE,
 )
