@@ -114,35 +114,25 @@ LINEAR = (
             return (%y)""",
         _transposed_with_bias,
     ),
-    # A constant factor or term for each output, as in the norms of MobileBERT, which do nothing else.
+    # A constant factor or term for each output, as in the norms of MobileBERT, which do nothing else, or BEiT's residual
+    # connections, where the factor comes first.
     #
     #   x ─ linear(W, b) ─ mul(s)   →   x ─ linear(W · s, b · s)
-    Rewrite(
-        "scaled-linear",
-        """
-        graph(%x, %weight, %bias, %factor):
-            %y = aten::linear(%x, %weight, %bias)
-            %scaled = aten::mul(%y, %factor)
-            return (%scaled)""",
-        """
-        graph(%x, %rows, %start):
-            %y = aten::linear(%x, %rows, %start)
-            return (%y)""",
-        _scaled,
-    ),
-    #   x ─ linear(W, b) ─ mul(s, ·)   →   x ─ linear(W · s, b · s)      BEiT's
-    Rewrite(
-        "scaled-linear-turned",
-        """
-        graph(%x, %weight, %bias, %factor):
-            %y = aten::linear(%x, %weight, %bias)
-            %scaled = aten::mul(%factor, %y)
-            return (%scaled)""",
-        """
-        graph(%x, %rows, %start):
-            %y = aten::linear(%x, %rows, %start)
-            return (%y)""",
-        _scaled,
+    *(
+        Rewrite(
+            name,
+            f"""
+            graph(%x, %weight, %bias, %factor):
+                %y = aten::linear(%x, %weight, %bias)
+                %scaled = aten::mul({factors})
+                return (%scaled)""",
+            """
+            graph(%x, %rows, %start):
+                %y = aten::linear(%x, %rows, %start)
+                return (%y)""",
+            _scaled,
+        )
+        for name, factors in (("scaled-linear", "%y, %factor"), ("scaled-linear-turned", "%factor, %y"))
     ),
     # DeBERTa's projections of positions, a fifth of its time for 128 tokens. They are two tables in each layer of the precision
     # that is not int8, which makes a base model 16 MB larger in float32, and 24 in int8.
