@@ -4,7 +4,7 @@ VENV := .venv
 ORACLE := .venv-oracle
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint bench bench-quick coverage fuzz native clean
+.PHONY: demo test fast lint bench bench-quick coverage architectures fuzz native clean
 
 demo: $(VENV)/.installed
 	$(BIN)/cpuc compile examples/minilm-qa -o artifacts/model.pt --force
@@ -65,6 +65,10 @@ $(PEERS)/.installed: benchmarks/peers.txt
 # The table of what compiles, docs/coverage.md; nothing else should run meanwhile.
 coverage: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/coverage.py
+
+# The same models against other engines, docs/benchmarks/architectures.md, in an hour; nothing else should run meanwhile.
+architectures: $(VENV)/.installed-test $(PEERS)/.installed
+	$(BIN)/python benchmarks/architectures.py --peers $(PEERS)/bin/python
 
 # The readers of bundles and of input, FUZZ_SECONDS each; what is found is written to build/fuzz.
 FUZZ_SECONDS ?= 60

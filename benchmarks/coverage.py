@@ -118,6 +118,11 @@ def media_subject(kind: str) -> Subject:
     return Subject(case.architecture, case.model, example, case.inputs(1, length), case.outputs)
 
 
+def subject_of(kind: str) -> Subject:
+    """What is counted and timed of an architecture."""
+    return (text_subject if ARCHITECTURES[kind].tasks <= TEXT else media_subject)(kind)
+
+
 def compiled(subject: Subject, dtype: str) -> FusedGraph:
     """The fused graph in a precision."""
     model = subject.make()
@@ -169,7 +174,7 @@ def ratios(subject: Subject, graphs: list[FusedGraph]) -> list[float]:
 
 def row(kind: str) -> str:
     """The table's line of one architecture."""
-    subject = (text_subject if ARCHITECTURES[kind].tasks <= TEXT else media_subject)(kind)
+    subject = subject_of(kind)
     graphs = [compiled(subject, PRECISIONS[precision].dtype) for precision in ("fp32", "bf16")]
     fused = counts(graphs[0])
     unfused = ", ".join(f"{name} {count}" for name, count in graphs[0].unfused.items()) or "–"

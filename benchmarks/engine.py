@@ -5,6 +5,7 @@ Imported by the workers: the peers' environment has no cpuc, and cpuc's has no p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,11 +69,11 @@ class Engine:
         import torch
 
         model = self.model(attention)
+        model.config.return_dict = False
         if "pixel_values" not in self.example:
-            model.config.return_dict = False
             return model
 
-        class Logits(torch.nn.Module):
+        class Outputs(torch.nn.Module):
             config = model.config
 
             def __init__(self) -> None:
@@ -80,15 +81,16 @@ class Engine:
                 self.model = model
 
             def forward(self, pixel_values: torch.Tensor) -> Any:
-                return self.model(pixel_values=pixel_values).logits
+                return self.model(pixel_values=pixel_values, return_dict=True).to_tuple()
 
-        return Logits().eval()
+        return Outputs().eval()
 
     def model(self, attention: str = "sdpa") -> Any:
-        """The original, in float32 and in eager mode; `attention` is transformers' ``attn_implementation``."""
+        """The original, in float32 and in eager mode; `attention` is transformers' ``attn_implementation``, where it has it."""
         import transformers
 
         transformers.logging.set_verbosity_error()
-        kind = "ImageClassification" if "pixel_values" in self.example else "QuestionAnswering"
-        model = getattr(transformers, f"AutoModelFor{kind}")
-        return model.from_pretrained(self.source, dtype="float32", attn_implementation=attention).eval()
+        kind = getattr(transformers, json.loads((self.source / "config.json").read_text())["architectures"][0])
+        if not kind._supports_sdpa:
+            attention = "eager"
+        return kind.from_pretrained(self.source, dtype="float32", attn_implementation=attention).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine import Engine
-from own import Cpuc, CpucDynamic, CpucTuned
+from own import Cpuc, CpucDynamic, CpucTuned, Fused
 from peers import CTranslate2, Eager, Inductor, OnnxRuntime, OpenVino, OpenVinoStatic
 
 ENGINES: dict[str, type[Engine]] = {
@@ -16,9 +16,10 @@ ENGINES: dict[str, type[Engine]] = {
     "cpuc": Cpuc,
     "cpuc-dynamic": CpucDynamic,
     "cpuc-tuned": CpucTuned,
+    "fused": Fused,
 }
 # Of those that run where cpuc is installed; the others have the peers' environment.
-OWN = ("cpuc", "cpuc-dynamic", "cpuc-tuned")
+OWN = ("cpuc", "cpuc-dynamic", "cpuc-tuned", "fused")
 
 
 def versions(name: str) -> dict[str, str]:
