@@ -65,12 +65,12 @@ class Engine:
         return [path for path in self.work.rglob("*") if path.is_file()]
 
     def exportable(self, attention: str = "sdpa") -> Any:
-        """The same with plain outputs. Models of images need their parts' names inside."""
+        """The same with plain outputs. Models of images and sound need their parts' names inside."""
         import torch
 
         model = self.model(attention)
-        model.config.return_dict = False
-        if "pixel_values" not in self.example:
+        if "input_ids" in self.example:
+            model.config.return_dict = False
             return model
 
         class Outputs(torch.nn.Module):
@@ -80,10 +80,15 @@ class Engine:
                 super().__init__()
                 self.model = model
 
+        class OfImages(Outputs):
             def forward(self, pixel_values: torch.Tensor) -> Any:
-                return self.model(pixel_values=pixel_values, return_dict=True).to_tuple()
+                return _tensors(self.model(pixel_values=pixel_values))
 
-        return Outputs().eval()
+        class OfSound(Outputs):
+            def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
+                return _tensors(self.model(input_values=input_values, attention_mask=attention_mask))
+
+        return (OfImages if "pixel_values" in self.example else OfSound)().eval()
 
     def model(self, attention: str = "sdpa") -> Any:
         """The original, in float32 and in eager mode; `attention` is transformers' ``attn_implementation``, where it has it."""
@@ -94,3 +99,7 @@ class Engine:
         if not kind._supports_sdpa:
             attention = "eager"
         return kind.from_pretrained(self.source, dtype="float32", attn_implementation=attention).eval()
+
+
+def _tensors(outputs: Any) -> tuple[Any, ...]:
+    return tuple(each for each in outputs.values() if hasattr(each, "dtype"))

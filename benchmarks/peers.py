@@ -106,7 +106,7 @@ class OpenVino(Engine):
         return self._core.compile_model(model, "CPU", {"PERFORMANCE_HINT": hint, **rest, **settings})
 
     def run(self, arrays: Arrays) -> np.ndarray:
-        return np.asarray(self._compiled(dict(arrays))[0])
+        return np.asarray(self._compiled(dict(zip(_keys(self._compiled, arrays), arrays.values(), strict=True)))[0])
 
     def start_streams(self, count: int) -> None:
         self._streams = self._compile(self.work / "model.xml", "THROUGHPUT", NUM_STREAMS=count)
@@ -116,6 +116,12 @@ class OpenVino(Engine):
         if not hasattr(self._requests, "own"):
             self._requests.own = self._streams.create_infer_request()
         return np.array(self._requests.own.infer(dict(arrays))[0])
+
+
+def _keys(model: Any, arrays: Arrays) -> list[str] | list[int]:
+    """The names of inputs, or their positions where OpenVINO has renamed them, as it does if they are changed first."""
+    names = {name for each in model.inputs for name in each.get_names()}
+    return list(arrays) if names.issuperset(arrays) else list(range(len(arrays)))
 
 
 class OpenVinoStatic(OpenVino):
@@ -134,9 +140,10 @@ class OpenVinoStatic(OpenVino):
         shape = next(iter(arrays.values())).shape
         if shape not in self._by_shape:
             model = self._core.read_model(self.work / "model.xml")
-            model.reshape({name: list(array.shape) for name, array in arrays.items()})
+            model.reshape({key: list(array.shape) for key, array in zip(_keys(model, arrays), arrays.values(), strict=True)})
             self._by_shape[shape] = self._compile(model)
-        return np.asarray(self._by_shape[shape](dict(arrays))[0])
+        compiled = self._by_shape[shape]
+        return np.asarray(compiled(dict(zip(_keys(compiled, arrays), arrays.values(), strict=True)))[0])
 
 
 class OnnxRuntime(Engine):
