@@ -38,15 +38,16 @@ def pack_for_several(graph: Graph) -> None:
         graph: its first input is the images, of one size; convolutions are packed for one image, and no operator has two.
     """
     uses = [(node, value) for node in graph.nodes() for value in node.inputs() if _is_packed(value)]
-    others = {value.unique(): _other(value) for _, value in {value.unique(): (node, value) for node, value in uses}.values()}
-    found = [(node, value, others[value.unique()]) for node, value in uses if others[value.unique()] is not None]
-    if not found:
+    packed = {value.unique(): value for _, value in uses}
+    others = {unique: other for unique, value in packed.items() if (other := _other(value)) is not None}
+    if not others:
         return
     with graph.insert_point_guard(next(iter(graph.nodes()))):
         several = truth(graph, "aten::gt", number(graph, "aten::size", next(iter(graph.inputs())), 0), 1)
-    for node, value, other in found:
-        ways = [(several, functools.partial(_with, graph, node, value, other))]
-        branch(graph, node, ways, functools.partial(copies, graph, [node]))
+    for node, value in uses:
+        if value.unique() in others:
+            ways = [(several, functools.partial(_with, graph, node, value, others[value.unique()]))]
+            branch(graph, node, ways, functools.partial(copies, graph, [node]))
 
 
 def _is_packed(value: Value) -> bool:

@@ -58,7 +58,8 @@ def _rows(tensor: torch.Tensor, count: int) -> torch.Tensor:
 def _made(graph: Graph, batch: Sequence[torch.Tensor], large: Collection[int]) -> list[tuple[Value, torch.Tensor]]:
     """What `_made_of_constants` finds, and what it is."""
     tensors = watch(graph, lambda copy: _made_of_constants(copy, large), batch)
-    return list(zip(_made_of_constants(graph, large), tensors, strict=True))
+    made = zip(_made_of_constants(graph, large), tensors, strict=True)
+    return [(value, tensor) for value, tensor in made if isinstance(tensor, torch.Tensor)]  # a trace calls numbers tensors too
 
 
 def _become(graph: Graph, value: Value, constant: int | torch.Tensor) -> None:
